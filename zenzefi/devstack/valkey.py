@@ -1,0 +1,107 @@
+"""An embedded Valkey: one folder holds its data, configuration, password, log and lock."""
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from zenzefi.devstack.binaries import find_valkey
+from zenzefi.devstack.process import (
+    LOOPBACK,
+    ChildProcess,
+    Command,
+    find_free_port,
+    make_private_directory,
+    require_free_port,
+)
+from zenzefi.devstack.secretfile import read_or_make_secret, write_private_file
+
+_START_TIMEOUT_S = 30.0  # a long append-only file is loaded first; a fresh start takes 0.04 s
+_PROBE_TIMEOUT_S = 0.5
+
+
+class EmbeddedValkey:
+    """One server on the loopback address, with a password. It never evicts: queues and limits are no cache.
+
+    With `append_only` what it holds is found again at the next start, at most one second of it lost by a crash.
+    """
+
+    host = LOOPBACK
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        append_only: bool = True,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory.absolute()
+        self.port = find_free_port() if port is None else port
+        self.password = ""
+        self._settings = {
+            "bind": LOOPBACK,
+            "port": str(self.port),
+            "daemonize": "no",
+            "maxmemory-policy": "noeviction",
+            "save": '""',
+            "appendonly": "yes" if append_only else "no",
+            "appendfsync": "everysec",
+        } | dict(settings or {})
+        self._child: ChildProcess | None = None
+
+    @property
+    def log_file(self) -> Path:
+        """Where the server writes what it has to say."""
+        return self.directory / "valkey.log"
+
+    @property
+    def child(self) -> ChildProcess:
+        """The running server."""
+        if self._child is None:
+            raise RuntimeError("Valkey has not been started")
+        return self._child
+
+    def start(self) -> None:
+        """Start the server and return when it answers. Must be called from the main thread (see ChildProcess.start).
+
+        Raises a DevStackError that names the fix.
+        """
+        make_private_directory(self.directory)
+        self.password = read_or_make_secret(self.directory / "password")
+        data = self.directory / "data"
+        make_private_directory(data)
+        configuration = self.directory / "valkey.conf"
+        lines = [f"{name} {value}\n" for name, value in self._settings.items()]
+        # Quoted, because a path may hold spaces; the password is URL-safe text.
+        write_private_file(configuration, "".join([*lines, f'dir "{data}"\n', f"requirepass {self.password}\n"]))
+        program = find_valkey()
+        require_free_port(self.port, server="Valkey")
+        self._child = ChildProcess(
+            Command(
+                name="Valkey",
+                arguments=[program, configuration],
+                log_file=self.log_file,
+                environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+                working_directory=data,
+                lock_file=self.directory / "lock",
+            )
+        )
+        self._child.start()
+        self._child.wait_until(self._answers, timeout_s=_START_TIMEOUT_S)
+
+    def stop(self, *, timeout_s: float = 5.0) -> None:
+        """Stop in order, the append-only file written, or kill after `timeout_s`. Idempotent."""
+        if self._child is not None:
+            self._child.stop(timeout_s=timeout_s)
+
+    def _answers(self) -> bool:
+        """Whether this server (it knows our password) has loaded its data (it would say LOADING)."""
+        try:
+            with socket.create_connection((self.host, self.port), timeout=_PROBE_TIMEOUT_S) as connection:
+                connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
+                answer = b""
+                while answer.count(b"\r\n") < 2 and (received := connection.recv(256)):
+                    answer += received
+        except OSError:
+            return False
+        return answer == b"+OK\r\n+PONG\r\n"
