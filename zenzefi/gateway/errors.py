@@ -1,0 +1,102 @@
+"""What the gateway answers itself, instead of the upstream."""
+
+from zenzefi.access.errors import GATEWAY_CHALLENGE
+from zenzefi.errors import BadRequest, Conflict, Forbidden, Unauthenticated, Unavailable, ZenzefiError
+
+
+class TokenRequired(Unauthenticated):
+    """The request names no access token"""
+
+    code = "token_required"
+
+    def __init__(self) -> None:
+        """Name the header."""
+        super().__init__("Send the token in one X-Access-Token header.", challenge=GATEWAY_CHALLENGE)
+
+
+class DeviceRequired(Forbidden):
+    """The request names no device"""
+
+    code = "device_required"
+
+
+class BadDeviceId(BadRequest):
+    """The device identifier is malformed"""
+
+    code = "bad_device_id"
+
+
+class AmbiguousHeaders(BadRequest):
+    """The request's own headers can be read in more than one way"""
+
+    code = "ambiguous_headers"
+
+
+class ScopeDenied(Forbidden):
+    """The token's scope does not cover this request"""
+
+    code = "scope_denied"
+
+
+class DeviceConflict(Conflict):
+    """Another device holds this token"""
+
+    code = "device_conflict"
+
+    def __init__(self, *, remaining_ms: int) -> None:
+        """Take the rest of the other device's lease."""
+        retry_after_s = max(1, -(-remaining_ms // 1000))
+        super().__init__(
+            f"A token works on one device at a time. The other device holds it for {retry_after_s} s, or longer if it "
+            "sends another request.",
+            headers={"Retry-After": str(retry_after_s)},
+            retry_after=retry_after_s,
+        )
+
+
+class BadPath(BadRequest):
+    """The path cannot be forwarded safely"""
+
+    code = "bad_path"
+
+
+class BadUpload(BadRequest):
+    """The request body is malformed"""
+
+    code = "bad_body"
+
+
+class UploadTooSlow(ZenzefiError):
+    """The request body did not arrive in time"""
+
+    status, code = 408, "request_timeout"
+
+
+class AccessEnded(Unauthenticated):
+    """The token ended while the request ran"""
+
+    code = "access_ended"
+
+
+class UpstreamUnreachable(ZenzefiError):
+    """The upstream cannot be reached"""
+
+    status, code = 502, "upstream_unreachable"
+
+
+class BadAnswer(ZenzefiError):
+    """The upstream gave an answer that cannot be passed on"""
+
+    status, code = 502, "upstream_bad_answer"
+
+
+class UpstreamTimeout(ZenzefiError):
+    """The upstream did not answer in time"""
+
+    status, code = 504, "upstream_timeout"
+
+
+class UpstreamUnavailable(Unavailable):
+    """The upstream is unavailable for the moment"""
+
+    code = "upstream_unavailable"

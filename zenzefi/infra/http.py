@@ -1,0 +1,150 @@
+"""The HTTP client towards the upstream: its connections, TLS, timeouts and circuit breaker."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from weakref import WeakSet
+
+from aiohttp import ClientError, ClientRequest, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, hdrs
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+from yarl import URL
+
+from zenzefi.infra.breaker import CircuitBreaker
+from zenzefi.settings import Settings
+
+# A restart of the upstream refuses connections for a moment, so a single failure must not open the circuit; five come
+# within milliseconds under any load that the breaker is there for.
+BREAKER_FAILURES = 5
+BREAKER_OPEN_S = 2.0
+# Shorter than the 60–75 s that common servers keep idle connections for, so that it is we who close them.
+POOL_KEEPALIVE_S = 50.0
+DNS_TTL_S = 30
+# Requests that may be under way at once: hung ones must not use up the process's file descriptors.
+MAX_CONNECTIONS = 4096
+# All that aiohttp would add to a request by itself.
+AUTOMATIC_HEADERS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
+NO_TIMEOUT = ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+
+
+class CircuitOpen(ClientError):
+    """No connection was tried: the last ones failed."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        """Take the seconds until one is tried again."""
+        super().__init__("the circuit breaker is open")
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamTimeouts:
+    """How long the upstream is waited for, in seconds."""
+
+    connect_s: float
+    head_s: float
+    idle_s: float
+
+
+class UpstreamConnector(TCPConnector):
+    """The pool of connections to the one upstream, behind a circuit breaker that counts failures to connect."""
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        timeouts: UpstreamTimeouts,
+        tls: ssl.SSLContext | bool = True,
+        max_connections: int = MAX_CONNECTIONS,
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
+        """Take where the upstream is; must be called in a running event loop."""
+        # No limit of aiohttp's own: it would make requests wait silently. Requests past ours are refused, see has_room.
+        super().__init__(limit=0, ssl=tls, keepalive_timeout=POOL_KEEPALIVE_S, ttl_dns_cache=DNS_TTL_S)
+        self.url = url
+        self.timeouts = timeouts
+        self.breaker = breaker or CircuitBreaker(failure_threshold=BREAKER_FAILURES, open_s=BREAKER_OPEN_S)
+        self.base_path = url.raw_path.rstrip("/").encode("ascii")
+        self.authority = url.raw_authority.rpartition("@")[2].encode("ascii")
+        self._max_connections = max_connections
+        self._new: WeakSet[ResponseHandler] = WeakSet()
+        # aiohttp asks for a request to find where to connect to; this one stands for all of ours.
+        self._destination = ClientRequest(hdrs.METH_GET, url, loop=self._loop, skip_auto_headers=AUTOMATIC_HEADERS)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more connection may be taken."""
+        return len(self._acquired) < self._max_connections
+
+    @property
+    def in_use(self) -> int:
+        """Connections that carry a request now."""
+        return len(self._acquired)
+
+    async def acquire(self, *, fresh: bool = False) -> tuple[Connection, bool]:
+        """Give a connection and whether it is a new one; `fresh` discards pooled ones until there is a new one.
+
+        Raises:
+            CircuitOpen: the breaker is open and the pool is empty.
+            TimeoutError: the upstream does not take the connection in time.
+            ClientError, OSError: it refuses it, its name does not resolve, or its certificate is not to be trusted.
+        """
+        while True:
+            connection = await self.connect(self._destination, [], NO_TIMEOUT)
+            protocol = connection.protocol
+            assert protocol is not None
+            if protocol in self._new:
+                self._new.discard(protocol)
+                return connection, True
+            # What arrived on an idle connection answers nothing that we asked (often it is a 408 before the close).
+            if not fresh and not protocol.should_close:
+                return connection, False
+            connection.close()
+
+    async def _create_connection(
+        self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
+    ) -> ResponseHandler:
+        if not self.breaker.allow():
+            raise CircuitOpen(self.breaker.retry_after_s)
+        try:
+            async with asyncio.timeout(self.timeouts.connect_s):
+                protocol = await super()._create_connection(req, traces, timeout)
+        except (ClientError, OSError):  # TimeoutError is an OSError
+            self.breaker.record_failure()
+            raise
+        self.breaker.record_success()
+        self._new.add(protocol)
+        return protocol
+
+
+@asynccontextmanager
+async def open_upstream(settings: Settings) -> AsyncIterator[ClientSession]:
+    """Open the session for requests to the upstream; it adds no header and no cookie, and follows no proxy.
+
+    Its connector is an UpstreamConnector, which the gateway uses directly. Nothing is connected yet.
+    """
+    connector = UpstreamConnector(
+        URL(settings.upstream_url),
+        timeouts=UpstreamTimeouts(
+            connect_s=settings.upstream_connect_timeout_s,
+            head_s=settings.upstream_head_timeout_s,
+            idle_s=settings.upstream_idle_timeout_s,
+        ),
+        tls=_tls_context(settings.upstream_ca_file),
+    )
+    async with ClientSession(
+        connector=connector,
+        cookie_jar=DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        skip_auto_headers=AUTOMATIC_HEADERS,
+        timeout=ClientTimeout(total=None, sock_read=settings.upstream_idle_timeout_s),
+    ) as session:
+        yield session
+
+
+def _tls_context(ca_file: str) -> ssl.SSLContext | bool:
+    """TLS that verifies the peer: against the given authority alone, or the system's when there is none."""
+    return ssl.create_default_context(cafile=ca_file) if ca_file else True
