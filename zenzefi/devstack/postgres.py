@@ -9,15 +9,8 @@ from signal import SIGINT, SIGQUIT
 
 from zenzefi.devstack.binaries import choose_user, find_postgres, make_reachable
 from zenzefi.devstack.errors import StateBroken
-from zenzefi.devstack.process import (
-    LOOPBACK,
-    ChildProcess,
-    Command,
-    Demotion,
-    find_free_port,
-    make_private_directory,
-    require_free_port,
-)
+from zenzefi.devstack.ports import LOOPBACK, find_free_port, require_free_port
+from zenzefi.devstack.process import ChildProcess, Command, Demotion, make_private_directory
 from zenzefi.devstack.secretfile import read_or_make_secret
 
 MAJOR_VERSION = "18"
@@ -99,7 +92,7 @@ class EmbeddedPostgres:
             _require_usable(data, demotion)
         else:
             self._make_data(installation, data, demotion)
-        require_free_port(self.port, server="PostgreSQL")
+        require_free_port(self.port, server="PostgreSQL", fix="Choose another port.")
         self._child = ChildProcess(self._command(installation, data, demotion))
         self._child.start()
         self._child.wait_until(lambda: _is_ready(data, self.child.pid), timeout_s=_START_TIMEOUT_S)

@@ -1,10 +1,9 @@
-"""A child process in the foreground: started with its parent's life as its limit, watched, and stopped in bounded time."""
+"""A child process in the foreground: it lives no longer than its parent, and stops in bounded time."""
 
 import contextlib
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from zenzefi.devstack.errors import DevStackError, PortTaken, ServerDied, StateBroken
+from zenzefi.devstack.errors import DevStackError, ServerDied, StateBroken
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _POLL_S = 0.01  # servers are up within tens of milliseconds; a coarser poll would dominate
 _LOG_LIMIT_BYTES = 16 * 1024 * 1024  # one old generation is kept, so a log costs twice this at most
 _KILL_WAIT_S = 1.0
 _PREDECESSOR_WAIT_S = 10.0  # a server whose stack was killed needs this long at most to shut down
-
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,33 +223,6 @@ def _lock(path: Path, *, owner: str) -> int:
                     f"{owner} of an earlier run still uses {path.parent}. Stop it, then try again."
                 ) from None
             time.sleep(_POLL_S)
-
-
-def is_port_free(port: int) -> bool:
-    """Whether a server could listen on this port of the loopback address now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
-
-
-def find_free_port() -> int:
-    """A port of the loopback address that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def require_free_port(port: int, *, server: str) -> None:
-    """Raise PortTaken when somebody listens there already: the server would only say so in its log."""
-    if not is_port_free(port):
-        raise PortTaken(
-            f"Port {port} of {LOOPBACK} is in use; {server} needs it. Stop that program or choose another port."
-        )
 
 
 def make_private_directory(path: Path) -> None:

@@ -5,14 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zenzefi.devstack.binaries import find_valkey
-from zenzefi.devstack.process import (
-    LOOPBACK,
-    ChildProcess,
-    Command,
-    find_free_port,
-    make_private_directory,
-    require_free_port,
-)
+from zenzefi.devstack.ports import LOOPBACK, find_free_port, require_free_port
+from zenzefi.devstack.process import ChildProcess, Command, make_private_directory
 from zenzefi.devstack.secretfile import read_or_make_secret, write_private_file
 
 _START_TIMEOUT_S = 30.0  # a long append-only file is loaded first; a fresh start takes 0.04 s
@@ -75,7 +69,7 @@ class EmbeddedValkey:
         # Quoted, because a path may hold spaces; the password is URL-safe text.
         write_private_file(configuration, "".join([*lines, f'dir "{data}"\n', f"requirepass {self.password}\n"]))
         program = find_valkey()
-        require_free_port(self.port, server="Valkey")
+        require_free_port(self.port, server="Valkey", fix="Choose another port.")
         self._child = ChildProcess(
             Command(
                 name="Valkey",

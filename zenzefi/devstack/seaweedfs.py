@@ -1,0 +1,142 @@
+"""An embedded S3 store (SeaweedFS): one folder holds its objects, keys, ports, log and lock."""
+
+import http.client
+import json
+from pathlib import Path
+
+from zenzefi.devstack.binaries import find_seaweedfs
+from zenzefi.devstack.ports import LOOPBACK, find_free_port, recall_ports, require_free_port
+from zenzefi.devstack.process import ChildProcess, Command, make_private_directory
+from zenzefi.devstack.secretfile import read_or_make_secret, write_private_file
+
+_START_TIMEOUT_S = 30.0  # 0.9 s on an idle machine
+_PROBE_TIMEOUT_S = 0.5
+# `weed mini` runs all of these in one process and would take fixed ports for them.
+_INNER_PORTS = (
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+    "s3.port.grpc",
+    "admin.port",
+    "admin.port.grpc",
+)
+
+
+class EmbeddedSeaweedFS:
+    """One S3 endpoint on the loopback address; the bucket is made by whoever uses it.
+
+    The filer behind it serves every object without a key, so nothing of it may ever listen beyond the loopback address.
+    """
+
+    host = LOOPBACK
+
+    def __init__(self, directory: Path, *, port: int | None = None) -> None:
+        self.directory = directory.absolute()
+        self.port = find_free_port() if port is None else port
+        self.access_key = ""
+        self.secret_key = ""
+        self._inner_ports: dict[str, int] = {}
+        self._child: ChildProcess | None = None
+
+    @property
+    def log_file(self) -> Path:
+        """Where the server writes what it has to say."""
+        return self.directory / "seaweedfs.log"
+
+    @property
+    def child(self) -> ChildProcess:
+        """The running server."""
+        if self._child is None:
+            raise RuntimeError("SeaweedFS has not been started")
+        return self._child
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where S3 clients connect."""
+        return f"http://{self.host}:{self.port}"
+
+    def start(self) -> None:
+        """Start the server and return when S3 answers. Must be called from the main thread (see ChildProcess.start).
+
+        Raises a DevStackError that names the fix.
+        """
+        make_private_directory(self.directory)
+        data = self.directory / "data"
+        make_private_directory(data)
+        self.access_key = read_or_make_secret(self.directory / "access-key")
+        self.secret_key = read_or_make_secret(self.directory / "secret-key")
+        identities = self.directory / "identities.json"
+        write_private_file(identities, self._identities())
+        program = find_seaweedfs()
+        require_free_port(self.port, server="SeaweedFS (S3)", fix="Choose another port.")
+        self._inner_ports = recall_ports(self.directory / "ports.json", _INNER_PORTS)
+        self._child = ChildProcess(
+            Command(
+                name="SeaweedFS (S3)",
+                arguments=[program, *self._arguments(data, identities)],
+                log_file=self.log_file,
+                # Go's collector would let the heap double before it acts; this is a guest on somebody's laptop.
+                environment={"PATH": "/usr/bin:/bin", "HOME": str(data), "TZ": "UTC", "GOMEMLIMIT": "256MiB"},
+                working_directory=self.directory,
+                lock_file=self.directory / "lock",
+            )
+        )
+        self._child.start()
+        self._child.wait_until(self._answers, timeout_s=_START_TIMEOUT_S)
+
+    def stop(self, *, timeout_s: float = 5.0) -> None:
+        """Stop in order, or kill after `timeout_s`. Idempotent."""
+        if self._child is not None:
+            self._child.stop(timeout_s=timeout_s)
+            self._remove_sockets()
+
+    def _arguments(self, data: Path, identities: Path) -> list[str]:
+        return [
+            "-logtostderr=true",
+            "mini",
+            f"-dir={data}",
+            f"-ip={LOOPBACK}",
+            f"-ip.bind={LOOPBACK}",
+            f"-s3.port={self.port}",
+            *(f"-{name}={port}" for name, port in self._inner_ports.items()),
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            f"-s3.config={identities}",
+            "-s3.iam=false",
+            "-admin.ui=false",
+            "-webdav=false",
+            "-master.telemetry=false",
+            # Relative to the working directory: the path of a socket is limited to 107 bytes.
+            "-filer.localSocket=filer.sock",
+            "-s3.localSocket=s3.sock",
+            "-volume.preStopSeconds=0",
+            "-master.electionTimeout=1s",
+        ]
+
+    def _identities(self) -> str:
+        credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
+        identity = {
+            "name": "zenzefi",
+            "credentials": credentials,
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        return json.dumps({"identities": [identity]}, indent=2) + "\n"
+
+    def _remove_sockets(self) -> None:
+        """Remove the sockets that weed makes for its inner ports at a place that cannot be set, and leaves there."""
+        for name, port in self._inner_ports.items():
+            part = name.partition(".")[0]
+            Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock").unlink(missing_ok=True)
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=_PROBE_TIMEOUT_S)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
