@@ -1,0 +1,54 @@
+"""The application: the one list of slices and middlewares."""
+
+from aiohttp import web
+
+from zenzefi.access.routes import ROUTES as ACCESS_ROUTES
+from zenzefi.accounts.routes import ROUTES as ACCOUNTS_ROUTES
+from zenzefi.accounts.service import find_identity
+from zenzefi.context import Context
+from zenzefi.gateway.routes import ROUTES as GATEWAY_ROUTES
+from zenzefi.gateway.routes import gateway_lifecycle
+from zenzefi.health.routes import INTERNAL_ROUTES
+from zenzefi.health.routes import ROUTES as HEALTH_ROUTES
+from zenzefi.wallet.routes import MOCK_PAYMENT_ROUTES, offers_mock_payment
+from zenzefi.wallet.routes import ROUTES as WALLET_ROUTES
+from zenzefi.web.docs import docs_routes
+from zenzefi.web.keys import CTX, FIND_IDENTITY
+from zenzefi.web.middleware import edge, guard, set_common_headers
+from zenzefi.web.validation import MAX_BODY_BYTES
+
+MIDDLEWARES = (edge, guard)
+ROUTES: tuple[web.RouteDef, ...] = (
+    *ACCOUNTS_ROUTES,
+    *WALLET_ROUTES,
+    *ACCESS_ROUTES,
+    *GATEWAY_ROUTES,
+    *HEALTH_ROUTES,
+)
+
+
+def create_app(ctx: Context) -> web.Application:
+    """The public application; it uses the context and does not close it."""
+    app = _application(ctx)
+    app.add_routes(ROUTES)
+    if offers_mock_payment(ctx.settings):
+        app.add_routes(MOCK_PAYMENT_ROUTES)
+    if ctx.settings.docs_enabled:
+        app.add_routes(docs_routes())
+    app.cleanup_ctx.append(gateway_lifecycle)
+    return app
+
+
+def create_internal_app(ctx: Context) -> web.Application:
+    """The application of the internal port: for orchestrators and monitoring, not for clients."""
+    app = _application(ctx)
+    app.add_routes(INTERNAL_ROUTES)
+    return app
+
+
+def _application(ctx: Context) -> web.Application:
+    app = web.Application(middlewares=MIDDLEWARES, client_max_size=MAX_BODY_BYTES)
+    app[CTX] = ctx
+    app[FIND_IDENTITY] = find_identity
+    app.on_response_prepare.append(set_common_headers)
+    return app

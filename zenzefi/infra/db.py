@@ -1,0 +1,125 @@
+"""PostgreSQL through asyncpg: the pool, the codecs, and the translation of lost connections into one error."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import asyncpg
+
+from zenzefi.errors import DatabaseUnavailable
+from zenzefi.settings import Settings
+
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+else:
+    Connection = asyncpg.pool.PoolConnectionProxy
+
+ACQUIRE_TIMEOUT_S = 3.0  # a request that waits longer for a connection is better told to come back
+COMMAND_TIMEOUT_S = 10.0  # no query of ours is planned to take a tenth of that
+CONNECT_TIMEOUT_S = 3.0
+
+# What asyncpg raises when the server, not the query, is the trouble.
+_CONNECTION_TROUBLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InterfaceError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    OSError,
+    asyncio.TimeoutError,
+)
+
+
+class Database:
+    """A pool of connections that heals itself; every trouble with the server is DatabaseUnavailable."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        """Take an open pool."""
+        self._pool = pool
+
+    @property
+    def pool(self) -> "asyncpg.Pool[asyncpg.Record]":
+        """The pool, for its size and idle figures."""
+        return self._pool
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection outside any transaction, for reads.
+
+        Raises:
+            DatabaseUnavailable: no connection in ACQUIRE_TIMEOUT_S, or it broke while it was lent.
+        """
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                yield connection
+        except ValueError:
+            raise  # asyncpg's DataError is an InterfaceError, too, but it means a bad argument of ours
+        except _CONNECTION_TROUBLE as error:
+            raise DatabaseUnavailable from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Lend a connection inside a transaction: committed at the end, rolled back by any exception.
+
+        Raises:
+            DatabaseUnavailable: as for ``connection``. When the connection breaks during COMMIT nobody here can know
+                whether it took effect; an Idempotency-Key makes the retry safe.
+        """
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def read_time(self) -> datetime:
+        """The server's clock."""
+        async with self.connection() as connection:
+            return cast(datetime, await connection.fetchval("SELECT clock_timestamp()"))
+
+
+async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+
+
+async def _keep_session(connection: Any) -> None:
+    """Nothing to reset: no code of ours sets session state, and the round trip of RESET ALL costs more than it buys."""
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """Open the pool and close it at the end.
+
+    Raises:
+        DatabaseUnavailable: the server cannot be reached or refuses the login; the message says which server.
+    """
+    address = f"{settings.postgres_server}:{settings.postgres_port}/{settings.postgres_db}"
+    try:
+        pool = await asyncpg.create_pool(
+            host=settings.postgres_server,
+            port=settings.postgres_port,
+            user=settings.postgres_user,
+            password=settings.postgres_password,
+            database=settings.postgres_db,
+            min_size=1,
+            max_size=settings.postgres_pool_size,
+            statement_cache_size=settings.postgres_statement_cache,
+            command_timeout=COMMAND_TIMEOUT_S,
+            timeout=CONNECT_TIMEOUT_S,
+            init=_prepare,
+            reset=_keep_session,
+        )
+    except _CONNECTION_TROUBLE as error:
+        raise DatabaseUnavailable(
+            f"PostgreSQL at {address} refused user {settings.postgres_user!r} or cannot be reached ({error}). "
+            "Check POSTGRES_SERVER, POSTGRES_PORT, POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB."
+        ) from error
+    assert pool is not None
+    try:
+        yield Database(pool)
+    finally:
+        try:
+            await asyncio.wait_for(pool.close(), timeout=3)
+        except TimeoutError:
+            pool.terminate()

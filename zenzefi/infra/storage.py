@@ -1,0 +1,85 @@
+"""S3 through aiobotocore: one client per use, path style, no surprises with stores other than AWS."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from zenzefi.settings import Settings
+
+if TYPE_CHECKING:
+    from aiobotocore.client import AioBaseClient
+
+
+class StorageError(Exception):
+    """The object store refuses or cannot be reached; the message says which and what to check."""
+
+
+class Storage:
+    """The bucket that the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take endpoint, bucket and keys; nothing is connected yet."""
+        self._settings = settings
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether a bucket is named."""
+        return bool(self._settings.s3_bucket)
+
+    @asynccontextmanager
+    async def open_client(self) -> AsyncIterator["AioBaseClient"]:
+        """Lend a client.
+
+        Raises:
+            StorageError: what S3 answered, or that it did not.
+        """
+        # botocore takes 0.3 s to import and the web processes never need it.
+        from aiobotocore.config import AioConfig
+        from aiobotocore.session import get_session
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        settings = self._settings
+        config: Any = AioConfig(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            retries={"max_attempts": 2},
+            connect_timeout=5,
+            read_timeout=60,
+            request_checksum_calculation="when_required",  # MinIO, B2 and SeaweedFS do not know the newer default
+            response_checksum_validation="when_required",
+        )
+        try:
+            async with get_session().create_client(
+                "s3",
+                endpoint_url=settings.s3_endpoint_url or None,
+                region_name=settings.s3_region,
+                aws_access_key_id=settings.s3_access_key or None,
+                aws_secret_access_key=settings.s3_secret_key or None,
+                config=config,
+            ) as client:
+                yield client
+        except (BotoCoreError, ClientError) as error:
+            raise StorageError(
+                f"S3 bucket {settings.s3_bucket!r} at {settings.s3_endpoint_url or 'AWS'}: {error}. "
+                "Check S3_ENDPOINT_URL, S3_BUCKET, S3_ACCESS_KEY and S3_SECRET_KEY."
+            ) from error
+
+    async def check(self) -> None:
+        """Ask for the bucket's head.
+
+        Raises:
+            StorageError: it does not exist, is not ours, or cannot be reached.
+        """
+        async with self.open_client() as client:
+            await client.head_bucket(Bucket=self._settings.s3_bucket)
+
+    async def create_bucket(self) -> None:
+        """Create the bucket unless it exists.
+
+        Raises:
+            StorageError: it cannot be created.
+        """
+        async with self.open_client() as client:
+            listed = await client.list_buckets()
+            if self._settings.s3_bucket not in {bucket["Name"] for bucket in listed.get("Buckets", [])}:
+                await client.create_bucket(Bucket=self._settings.s3_bucket)

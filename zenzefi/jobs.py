@@ -1,0 +1,14 @@
+"""The name of every background job, once."""
+
+from enum import StrEnum
+
+
+class Job(StrEnum):
+    """A job that the workers run; the value is what travels through the queue."""
+
+    REFRESH_HEALTH = "refresh_health"
+    CLOSE_IDLE_SESSIONS = "close_idle_sessions"
+    END_EXPIRED_TOKENS = "end_expired_tokens"
+    PURGE_IDEMPOTENCY_KEYS = "purge_idempotency_keys"
+    PURGE_EXPIRED_LOGINS = "purge_expired_logins"
+    MAKE_PARTITIONS = "make_partitions"

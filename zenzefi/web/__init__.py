@@ -1,0 +1,1 @@
+"""HTTP as all slices speak it: keys, middlewares, validation, problems, paging, OpenAPI."""

@@ -1,0 +1,67 @@
+"""The client's address: the peer's, or what trusted proxies say of it."""
+
+import ipaddress
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from aiohttp import web
+
+from zenzefi.web.keys import CLIENT_IP, CTX
+
+
+def client_ip(request: web.Request) -> IPv4Address | IPv6Address | None:
+    """The address that the request counts for; None where the peer has none (a unix socket)."""
+    if CLIENT_IP not in request:
+        request[CLIENT_IP] = resolve_address(
+            request.transport.get_extra_info("peername") if request.transport is not None else None,
+            request.headers.getall("X-Forwarded-For", ()),
+            request.app[CTX].settings.trusted_proxies,
+        )
+    return request[CLIENT_IP]
+
+
+def is_from_trusted_proxy(request: web.Request) -> bool:
+    """Whether the peer itself, not the client behind it, is one of TRUSTED_PROXIES."""
+    trusted = request.app[CTX].settings.trusted_proxies
+    if not trusted or request.transport is None:
+        return False
+    peer = _peer_address(request.transport.get_extra_info("peername"))
+    return peer is not None and any(peer in network for network in trusted)
+
+
+def resolve_address(
+    peername: object,
+    forwarded_for: Sequence[str],
+    trusted: Sequence[IPv4Network | IPv6Network],
+) -> IPv4Address | IPv6Address | None:
+    """Walk X-Forwarded-For from right to left for as long as the hop that wrote an entry is trusted.
+
+    An entry that is no address ends the walk at the hop that sent it: whoever forges one gains nothing.
+    """
+    address = _peer_address(peername)
+    if address is None or not trusted or not any(address in network for network in trusted):
+        return address
+    hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
+    for hop in reversed(hops):
+        parsed = _parse(hop)
+        if parsed is None:
+            break
+        address = parsed
+        if not any(address in network for network in trusted):
+            break
+    return address
+
+
+def _peer_address(peername: object) -> IPv4Address | IPv6Address | None:
+    return _parse(peername[0]) if isinstance(peername, tuple) and peername else None
+
+
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
+    """An address; IPv4 that is mapped into IPv6 (::ffff:192.0.2.1) is IPv4, so that it matches IPv4 rules."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
+    return address
