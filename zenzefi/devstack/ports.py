@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from zenzefi.devstack.errors import PortTaken, StateBroken
@@ -11,12 +11,12 @@ from zenzefi.devstack.secretfile import write_private_file
 LOOPBACK = "127.0.0.1"
 
 
-def is_port_free(port: int) -> bool:
-    """Whether a server could listen on this port of the loopback address now."""
+def is_port_free(port: int, *, host: str = LOOPBACK) -> bool:
+    """Whether a server could listen on this port of this address now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True
@@ -30,18 +30,21 @@ def find_free_port() -> int:
         return port
 
 
-def require_free_port(port: int, *, server: str, fix: str) -> None:
+def require_free_port(port: int, *, server: str, fix: str, host: str = LOOPBACK) -> None:
     """Raise PortTaken when somebody listens there already: the server would only say so in its log."""
-    if not is_port_free(port):
-        raise PortTaken(f"Port {port} of {LOOPBACK} is in use, and {server} needs it. {fix}")
+    if not is_port_free(port, host=host):
+        raise PortTaken(f"Port {port} of {host} is in use, and {server} needs it. {fix}")
 
 
-def recall_ports(path: Path, names: Iterable[str]) -> dict[str, int]:
-    """The port of each name, from the file at `path` where it is still free, else a new one that is then written down."""
+def recall_ports(path: Path, preferred: Mapping[str, int | None]) -> dict[str, int]:
+    """The port of each name: the one that the file at `path` remembers, else the preferred one, if any, else a new one.
+
+    One that somebody else listens on is passed over. What was chosen is written down.
+    """
     known = _read(path)
     ports: dict[str, int] = {}
-    for name in names:
-        port = known.get(name)
+    for name, default in preferred.items():
+        port = known.get(name, default)
         while port is None or port in ports.values() or not is_port_free(port):
             port = find_free_port()
         ports[name] = port

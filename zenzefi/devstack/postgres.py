@@ -52,18 +52,15 @@ class EmbeddedPostgres:
         port: int | None = None,
         durable: bool = True,
         settings: Mapping[str, str] | None = None,
+        log_file: Path | None = None,
     ) -> None:
         self.directory = directory.absolute()
+        self.log_file = (log_file or directory / "postgres.log").absolute()
         self.port = find_free_port() if port is None else port
         self.password = ""
         self._settings = _COMMON_SETTINGS | ({} if durable else _THROWAWAY_SETTINGS) | dict(settings or {})
         self._durable = durable
         self._child: ChildProcess | None = None
-
-    @property
-    def log_file(self) -> Path:
-        """Where the server writes what it has to say."""
-        return self.directory / "postgres.log"
 
     @property
     def child(self) -> ChildProcess:
@@ -76,13 +73,17 @@ class EmbeddedPostgres:
         """A connection URL of the superuser."""
         return f"postgresql://{self.superuser}:{self.password}@{self.host}:{self.port}/{database}"
 
+    def prepare(self) -> None:
+        """Make the folder and the password, or find them again; `start` does it, too. Raises StateBroken."""
+        make_private_directory(self.directory)
+        self.password = read_or_make_secret(self.directory / "password")
+
     def start(self) -> None:
         """Start the server and return when it accepts connections; makes its data first when there is none.
 
         Must be called from the main thread (see ChildProcess.start). Raises a DevStackError that names the fix.
         """
-        make_private_directory(self.directory)
-        self.password = read_or_make_secret(self.directory / "password")
+        self.prepare()
         data = self.directory / "data"
         demotion = choose_user(data)
         installation = find_postgres()

@@ -49,6 +49,7 @@ class Command:
     demotion: Demotion | None = None
     lock_file: Path | None = None
     inherited: tuple[int, ...] = ()  # descriptors that stay open in the child
+    standard_input: bytes | None = None  # at most what a pipe holds (64 KiB)
 
 
 class ChildProcess:
@@ -102,9 +103,9 @@ class ChildProcess:
         try:
             with _append(command.log_file) as log:
                 self._log_start = log.tell()
-                self._process = subprocess.Popen(
+                self._process = subprocess.Popen(  # noqa: S603  programs of our wheels and our own
                     [str(part) for part in [*launcher, *command.arguments]],
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.DEVNULL if command.standard_input is None else subprocess.PIPE,
                     stdout=log,
                     stderr=log,
                     cwd=command.working_directory,
@@ -112,6 +113,9 @@ class ChildProcess:
                     start_new_session=True,  # Ctrl-C must reach the parent alone: it stops children in their order
                     pass_fds=command.inherited if lock is None else (*command.inherited, lock),
                 )
+            if self._process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+                    pipe.write(command.standard_input or b"")
         finally:
             if lock is not None:
                 os.close(lock)  # from here on the child's copy holds it, until its last process is gone
@@ -138,16 +142,20 @@ class ChildProcess:
                 raise ServerDied(f"{self.name} was not ready within {timeout_s:g} s. {self._last_lines()}")
             time.sleep(_POLL_S)
 
+    def request_stop(self) -> None:
+        """Ask the child to stop, and do not wait for it."""
+        if self._process is not None and self.returncode is None:
+            os.kill(self._process.pid, self.command.stop_signal)
+
     def stop(self, *, timeout_s: float = 5.0) -> None:
         """Ask the child to stop, wait for `timeout_s` seconds, then kill its process group. Idempotent."""
         process = self._process
         if process is None or process.returncode is not None:
             return
-        if self.returncode is None:
-            os.kill(process.pid, self.command.stop_signal)
-            if not self._ends_within(timeout_s):
-                os.kill(process.pid, self.command.kill_signal)
-                self._ends_within(_KILL_WAIT_S)
+        self.request_stop()
+        if not self._ends_within(timeout_s):
+            os.kill(process.pid, self.command.kill_signal)
+            self._ends_within(_KILL_WAIT_S)
         # What the child itself started goes with it, also when it died without a word.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -200,7 +208,7 @@ def _append(path: Path) -> Iterator[BinaryIO]:
     if path.exists() and path.stat().st_size > _LOG_LIMIT_BYTES:
         path.rename(path.with_name(f"{path.name}.1"))
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "ab") as log:
+    with os.fdopen(descriptor, "ab") as log:
         yield log
 
 
@@ -223,6 +231,12 @@ def _lock(path: Path, *, owner: str) -> int:
                     f"{owner} of an earlier run still uses {path.parent}. Stop it, then try again."
                 ) from None
             time.sleep(_POLL_S)
+
+
+def wait_for_predecessor(lock_file: Path, *, owner: str) -> None:
+    """Return when no process of an earlier run holds this lock; raises StateBroken when one stays for 10 s."""
+    if lock_file.exists():
+        os.close(_lock(lock_file, owner=owner))
 
 
 def make_private_directory(path: Path) -> None:

@@ -33,18 +33,14 @@ class EmbeddedSeaweedFS:
 
     host = LOOPBACK
 
-    def __init__(self, directory: Path, *, port: int | None = None) -> None:
+    def __init__(self, directory: Path, *, port: int | None = None, log_file: Path | None = None) -> None:
         self.directory = directory.absolute()
+        self.log_file = (log_file or directory / "seaweedfs.log").absolute()
         self.port = find_free_port() if port is None else port
         self.access_key = ""
         self.secret_key = ""
         self._inner_ports: dict[str, int] = {}
         self._child: ChildProcess | None = None
-
-    @property
-    def log_file(self) -> Path:
-        """Where the server writes what it has to say."""
-        return self.directory / "seaweedfs.log"
 
     @property
     def child(self) -> ChildProcess:
@@ -58,21 +54,25 @@ class EmbeddedSeaweedFS:
         """Where S3 clients connect."""
         return f"http://{self.host}:{self.port}"
 
+    def prepare(self) -> None:
+        """Make the folder and the keys, or find them again; `start` does it, too. Raises StateBroken."""
+        make_private_directory(self.directory)
+        self.access_key = read_or_make_secret(self.directory / "access-key")
+        self.secret_key = read_or_make_secret(self.directory / "secret-key")
+
     def start(self) -> None:
         """Start the server and return when S3 answers. Must be called from the main thread (see ChildProcess.start).
 
         Raises a DevStackError that names the fix.
         """
-        make_private_directory(self.directory)
+        self.prepare()
         data = self.directory / "data"
         make_private_directory(data)
-        self.access_key = read_or_make_secret(self.directory / "access-key")
-        self.secret_key = read_or_make_secret(self.directory / "secret-key")
         identities = self.directory / "identities.json"
         write_private_file(identities, self._identities())
         program = find_seaweedfs()
         require_free_port(self.port, server="SeaweedFS (S3)", fix="Choose another port.")
-        self._inner_ports = recall_ports(self.directory / "ports.json", _INNER_PORTS)
+        self._inner_ports = recall_ports(self.directory / "ports.json", dict.fromkeys(_INNER_PORTS))
         self._child = ChildProcess(
             Command(
                 name="SeaweedFS (S3)",
@@ -129,7 +129,7 @@ class EmbeddedSeaweedFS:
         """Remove the sockets that weed makes for its inner ports at a place that cannot be set, and leaves there."""
         for name, port in self._inner_ports.items():
             part = name.partition(".")[0]
-            Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock").unlink(missing_ok=True)
+            Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock").unlink(missing_ok=True)  # noqa: S108
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=_PROBE_TIMEOUT_S)

@@ -216,7 +216,7 @@ async def _serve(port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     async with run_upstream(port=port) as bound:
-        print(f"The demo upstream listens on http://{LOOPBACK}:{bound}", flush=True)
+        print(f"The demo upstream listens on http://{LOOPBACK}:{bound}", flush=True)  # noqa: T201  a command's output
         await stopped.wait()
 
 

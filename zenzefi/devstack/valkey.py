@@ -28,8 +28,10 @@ class EmbeddedValkey:
         port: int | None = None,
         append_only: bool = True,
         settings: Mapping[str, str] | None = None,
+        log_file: Path | None = None,
     ) -> None:
         self.directory = directory.absolute()
+        self.log_file = (log_file or directory / "valkey.log").absolute()
         self.port = find_free_port() if port is None else port
         self.password = ""
         self._settings = {
@@ -44,24 +46,23 @@ class EmbeddedValkey:
         self._child: ChildProcess | None = None
 
     @property
-    def log_file(self) -> Path:
-        """Where the server writes what it has to say."""
-        return self.directory / "valkey.log"
-
-    @property
     def child(self) -> ChildProcess:
         """The running server."""
         if self._child is None:
             raise RuntimeError("Valkey has not been started")
         return self._child
 
+    def prepare(self) -> None:
+        """Make the folder and the password, or find them again; `start` does it, too. Raises StateBroken."""
+        make_private_directory(self.directory)
+        self.password = read_or_make_secret(self.directory / "password")
+
     def start(self) -> None:
         """Start the server and return when it answers. Must be called from the main thread (see ChildProcess.start).
 
         Raises a DevStackError that names the fix.
         """
-        make_private_directory(self.directory)
-        self.password = read_or_make_secret(self.directory / "password")
+        self.prepare()
         data = self.directory / "data"
         make_private_directory(data)
         configuration = self.directory / "valkey.conf"
