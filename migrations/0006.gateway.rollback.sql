@@ -1,0 +1,3 @@
+DROP TABLE device_leases;
+DROP TABLE usage_batches;
+DROP TABLE gateway_sessions;
