@@ -1,0 +1,1 @@
+"""Access tokens: bought, activated by their first use, rotated, refunded and ended."""

@@ -1,0 +1,285 @@
+"""Use cases of access tokens.
+
+Activation, refund, rotation and expiry of one token race each other; its row's lock orders them, and whoever comes
+second decides by what the first one wrote. Locks are taken in the order token, wallet.
+"""
+
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from zenzefi.access import lifecycle, queries, revocation, scopes, token_format
+from zenzefi.access.errors import TokenRejected
+from zenzefi.access.models import AccessToken, IssuedToken, TokenGrant, TokenRefund
+from zenzefi.access.pricing import price_of
+from zenzefi.audit import service as audit
+from zenzefi.audit.models import Actor, ActorKind
+from zenzefi.context import Context
+from zenzefi.errors import JsonObject
+from zenzefi.infra.db import Connection
+from zenzefi.wallet import service as wallet
+from zenzefi.wallet.models import SystemAccount, TransactionType
+
+# Each batch is one short transaction, so that no lock of the sweep holds a refund or an activation up noticeably.
+EXPIRY_BATCH: Final = 500
+
+
+async def purchase(
+    conn: Connection, *, ctx: Context, actor: Actor, user_id: UUID, duration_hours: int, scope: str
+) -> IssuedToken:
+    """Buy one token: debit the wallet, store the token and an audit row, all in the caller's transaction.
+
+    Locks the wallet. The string is in the result and nowhere else.
+
+    Raises:
+        UnknownDuration, UnknownScope: no such token is sold.
+        InsufficientFunds: the wallet holds less than the price.
+    """
+    scopes.require_known(scope)
+    price = price_of(duration_hours, prices=ctx.settings.token_prices)
+    transaction_id, now = ctx.new_id(), ctx.now()
+    await wallet.debit(
+        conn,
+        user_id=user_id,
+        amount=price,
+        transaction_type=TransactionType.PURCHASE,
+        description=f"Access token for {duration_hours} h, scope {scope}",
+        destination=SystemAccount.REVENUE,
+        transaction_id=transaction_id,
+        now=now,
+    )
+    token_string = _new_token_string()
+    token = AccessToken(
+        token_id=ctx.new_id(),
+        user_id=user_id,
+        token_hash=token_format.hash_token(token_string),
+        token_hint=token_format.hint_of(token_string),
+        duration_hours=duration_hours,
+        scope=scope,
+        price=price,
+        created_at=now,
+        activated_at=None,
+        expires_at=None,
+        ended_at=None,
+        end_reason=None,
+        device_released_at=None,
+    )
+    await queries.insert_token(conn, token=token, purchase_transaction_id=transaction_id)
+    await _record(conn, ctx, actor=actor, action="token.purchase", token_id=token.token_id, after=_terms(token))
+    return IssuedToken(token=token, token_string=token_string)
+
+
+async def list_tokens(
+    ctx: Context, *, user_id: UUID, active_only: bool, before: UUID | None, limit: int
+) -> tuple[list[AccessToken], UUID | None]:
+    """A user's tokens, the newest first: the newest, or those with an id below `before`.
+
+    With them comes the `before` of the next page, or None when nothing follows.
+    """
+    rows = limit + 1  # the one more tells whether anything follows
+    async with ctx.connection() as conn:
+        if active_only:
+            tokens = await queries.select_open_tokens(conn, user_id=user_id, before=before, limit=rows, now=ctx.now())
+        else:
+            tokens = await queries.select_tokens(conn, user_id=user_id, before=before, limit=rows)
+    page = tokens[:limit]
+    return page, page[-1].token_id if len(tokens) > limit else None
+
+
+async def get_token(ctx: Context, *, user_id: UUID, token_id: UUID) -> AccessToken:
+    """One token of the user, ended or not.
+
+    Raises:
+        TokenNotFound: there is none, or it is another user's.
+    """
+    async with ctx.connection() as conn:
+        return await queries.get_token(conn, token_id=token_id, user_id=user_id)
+
+
+async def refund(ctx: Context, *, actor: Actor, user_id: UUID, token_id: UUID) -> TokenRefund:
+    """End a token that was never activated and give back the price that was paid for it, once.
+
+    Locks the token, then the wallet. A second call finds the token ended.
+
+    Raises:
+        TokenNotFound: there is none, or it is another user's.
+        TokenActivated: its clock has started.
+        TokenEnded: it was refunded or revoked before.
+    """
+    async with ctx.transaction() as conn:
+        token = await queries.lock_token(conn, token_id=token_id, user_id=user_id)
+        lifecycle.require_refundable(token)
+        transaction_id, now = ctx.new_id(), ctx.now()
+        entry = await wallet.credit(
+            conn,
+            user_id=user_id,
+            amount=token.price,
+            transaction_type=TransactionType.REFUND,
+            description=f"Refund of the unused access token {token.token_hint}…",
+            source=SystemAccount.REVENUE,
+            transaction_id=transaction_id,
+            now=now,
+        )
+        await queries.update_refunded(conn, token_id=token_id, refund_transaction_id=transaction_id, now=now)
+        after: JsonObject = {"end_reason": "refunded", "refund_amount": f"{token.price:.2f}"}
+        await _record(
+            conn, ctx, actor=actor, action="token.refund", token_id=token_id, before=_terms(token), after=after
+        )
+    await revocation.announce(ctx, token_hashes=[token.token_hash])
+    return TokenRefund(amount=token.price, new_balance=entry.balance_after)
+
+
+async def rotate(ctx: Context, *, actor: Actor, user_id: UUID, token_id: UUID) -> IssuedToken:
+    """Give a token a new string; the old one dies within a second, its open streams included. Its clock runs on.
+
+    The device lease is freed, too: a thief's device must not keep the owner out, and any device needs the new string.
+
+    Raises:
+        TokenNotFound: there is none, or it is another user's.
+        TokenEnded: it has ended or expired.
+    """
+    token_string = _new_token_string()
+    token_hash, token_hint = token_format.hash_token(token_string), token_format.hint_of(token_string)
+    async with ctx.transaction() as conn:
+        old = await queries.lock_token(conn, token_id=token_id, user_id=user_id)
+        now = ctx.now()
+        lifecycle.require_open(old, now=now)
+        new = await queries.update_hash(conn, token_id=token_id, token_hash=token_hash, token_hint=token_hint, now=now)
+        await queries.delete_device_lease(conn, token_id=token_id)
+        await _record(
+            conn,
+            ctx,
+            actor=actor,
+            action="token.rotate",
+            token_id=token_id,
+            before={"token_hint": old.token_hint},
+            after={"token_hint": token_hint},
+        )
+    await revocation.announce(ctx, token_hashes=[old.token_hash])
+    return IssuedToken(token=new, token_string=token_string)
+
+
+async def release_device(ctx: Context, *, actor: Actor, user_id: UUID, token_id: UUID) -> datetime:
+    """Free the device lease of a token, so that another device may take it, once per lifecycle.DEVICE_RELEASE_INTERVAL.
+
+    The result is the instant from which on it may be released again.
+
+    Raises:
+        TokenNotFound: there is none, or it is another user's.
+        TokenEnded: it has ended or expired.
+        DeviceReleaseTooSoon: the last release is too recent.
+    """
+    async with ctx.transaction() as conn:
+        token = await queries.lock_token(conn, token_id=token_id, user_id=user_id)
+        now = ctx.now()
+        lifecycle.require_open(token, now=now)
+        lifecycle.require_release_due(token, now=now)
+        await queries.delete_device_lease(conn, token_id=token_id)
+        await queries.update_device_released(conn, token_id=token_id, now=now)
+        await _record(conn, ctx, actor=actor, action="token.release_device", token_id=token_id)
+    await revocation.release_device(ctx, token_hash=token.token_hash)
+    return now + lifecycle.DEVICE_RELEASE_INTERVAL
+
+
+async def find_grant(ctx: Context, *, token_hash: bytes) -> TokenGrant | None:
+    """The grant of the token with this hash; None unless it is usable now. One query.
+
+    Raises:
+        DatabaseUnavailable: nobody can know now.
+    """
+    async with ctx.connection() as conn:
+        return await queries.find_grant_by_hash(conn, token_hash=token_hash, now=ctx.now())
+
+
+async def find_grants(ctx: Context, *, token_hashes: Sequence[bytes]) -> dict[bytes, TokenGrant]:
+    """As ``find_grant``, for many tokens in one query; the usable ones by their hash.
+
+    Raises:
+        DatabaseUnavailable: nobody can know now.
+    """
+    async with ctx.connection() as conn:
+        grants = await queries.select_grants_by_hash(conn, token_hashes=token_hashes, now=ctx.now())
+    return {grant.token_hash: grant for grant in grants}
+
+
+async def activate(ctx: Context, *, token_id: UUID, actor: Actor | None = None) -> TokenGrant:
+    """Start the token's clock, or find it started: however many call this, there is one activation and one audit row.
+
+    `actor` says from where; left out, the audit row names the token's owner.
+
+    Raises:
+        TokenRejected: the token has ended or expired, or its owner's account is closed.
+    """
+    async with ctx.transaction() as conn:
+        now = ctx.now()
+        grant = await queries.update_activated(conn, token_id=token_id, now=now)
+        if grant is None:
+            return await _find_activated(conn, token_id=token_id, ctx=ctx)
+        await _record(
+            conn,
+            ctx,
+            actor=actor or Actor(kind=ActorKind.USER, user_id=grant.user_id),
+            action="token.activate",
+            token_id=token_id,
+            after={"activated_at": str(grant.activated_at), "expires_at": str(grant.expires_at)},
+        )
+    return grant
+
+
+async def end_expired_tokens(ctx: Context) -> int:
+    """Mark the tokens whose time is over as ended; the count. Idempotent, and safe beside others doing the same.
+
+    They stopped being usable when they expired: this only keeps the index of open tokens small.
+    """
+    total = 0
+    while True:
+        async with ctx.transaction() as conn:
+            ended = await queries.update_expired(conn, now=ctx.now(), limit=EXPIRY_BATCH)
+        total += ended
+        if ended < EXPIRY_BATCH:
+            return total
+
+
+async def _find_activated(conn: Connection, *, token_id: UUID, ctx: Context) -> TokenGrant:
+    grant = await queries.find_grant_by_id(conn, token_id=token_id, now=ctx.now())
+    if grant is None or grant.activated_at is None:
+        raise TokenRejected
+    return grant
+
+
+def _new_token_string() -> str:
+    return token_format.mint(secrets.token_bytes(token_format.SECRET_BYTES))
+
+
+async def _record(
+    conn: Connection,
+    ctx: Context,
+    *,
+    actor: Actor,
+    action: str,
+    token_id: UUID,
+    before: JsonObject | None = None,
+    after: JsonObject | None = None,
+) -> None:
+    await audit.record(
+        conn,
+        entry_id=ctx.new_id(),
+        now=ctx.now(),
+        actor=actor,
+        action=action,
+        resource_type="access_token",
+        resource_id=token_id,
+        before=before,
+        after=after,
+    )
+
+
+def _terms(token: AccessToken) -> JsonObject:
+    return {
+        "token_hint": token.token_hint,
+        "duration_hours": token.duration_hours,
+        "scope": token.scope,
+        "price": f"{token.price:.2f}",
+    }
