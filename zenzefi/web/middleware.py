@@ -17,7 +17,7 @@ from zenzefi.web.problem import error_response, http_exception_response, status_
 from zenzefi.web.validation import validate
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_SECURITY_HEADERS = (
+SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
@@ -77,7 +77,7 @@ async def set_common_headers(request: web.Request, response: web.StreamResponse)
     headers = response.headers
     # A request that aiohttp itself refuses never met the middleware.
     headers["X-Request-ID"] = request.get(REQUEST_ID) or _request_id(request)
-    for name, value in _SECURITY_HEADERS:
+    for name, value in SECURITY_HEADERS:
         headers[name] = value
     if is_from_trusted_proxy(request) and request.headers.get("X-Forwarded-Proto") == "https":
         headers["Strict-Transport-Security"] = HSTS

@@ -1,0 +1,203 @@
+"""A small application behind the hardened runner, and a client that writes raw bytes."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from zenzefi.server.deadlines import Deadlines
+from zenzefi.server.framing import HeadLimits
+from zenzefi.server.runner import HardenedRunner, HardenedServer
+
+HOST = b"Host: gateway.test\r\n"
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def problem(self) -> dict[str, Any]:
+        assert self.headers["content-type"].startswith("application/problem+json")
+        document = json.loads(self.body)
+        assert isinstance(document, dict)
+        return document
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self, *, head_only: bool = False, timeout_s: float = 10.0) -> Answer:
+        async with asyncio.timeout(timeout_s):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            start_line, *lines = head.split("\r\n")[:-2]
+            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            status = int(start_line.split()[1])
+            if head_only or status in (204, 304) or status < 200:
+                body = b""
+            elif headers.get("transfer-encoding") == "chunked":
+                body = await self._chunks()
+            else:
+                body = await self.reader.readexactly(int(headers["content-length"]))
+        return Answer(status=status, headers=headers, body=body)
+
+    async def _chunks(self) -> bytes:
+        body = b""
+        while size := int(await self.reader.readuntil(b"\r\n"), 16):
+            body += (await self.reader.readexactly(size + 2))[:-2]
+        await self.reader.readexactly(2)
+        return body
+
+    async def rest(self, *, timeout_s: float = 10.0) -> bytes:
+        """Everything until the server closes; a reset ends it too."""
+        data = b""
+        async with asyncio.timeout(timeout_s):
+            with contextlib.suppress(ConnectionError):
+                while piece := await self.reader.read(65536):
+                    data += piece
+        return data
+
+    async def is_closed(self, *, timeout_s: float = 10.0) -> bool:
+        return await self.rest(timeout_s=timeout_s) == b""
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+@dataclass
+class Service:
+    """The application's address, and what its handlers saw."""
+
+    port: int
+    runner: HardenedRunner
+    seen: list[tuple[str, str, bytes]] = field(default_factory=list)
+    events: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def server(self) -> HardenedServer:
+        assert isinstance(self.runner.server, HardenedServer)
+        return self.runner.server
+
+    @contextlib.asynccontextmanager
+    async def connect(self) -> AsyncIterator[Client]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        client = Client(reader, writer)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    async def exchange(self, data: bytes) -> bytes:
+        """Send all of it on a new connection and return all that comes back until the server closes."""
+        async with self.connect() as client:
+            await client.send(data)
+            return await client.rest()
+
+
+SERVICE = web.AppKey("service", Service)
+
+
+async def echo(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    body = await request.read()
+    service.seen.append((request.method, request.raw_path, body))
+    return web.Response(body=body)
+
+
+async def ignore_body(request: web.Request) -> web.Response:
+    request.app[SERVICE].seen.append((request.method, request.raw_path, b""))
+    return web.Response(text="ignored", status=401)
+
+
+async def wait(request: web.Request) -> web.Response:
+    """Answer once the gate opens; report the client's departure."""
+    service = request.app[SERVICE]
+    protocol: Any = request.protocol
+    protocol.on_disconnect = lambda: service.events.put_nowait("gone")
+    service.events.put_nowait("waiting")
+    await service.gate.wait()
+    service.events.put_nowait("done")
+    return web.Response(text="waited")
+
+
+async def download(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for _ in range(int(request.query["pieces"])):
+        await response.write(b"x" * 65536)
+    await response.write_eof()
+    return response
+
+
+async def drip(request: web.Request) -> web.StreamResponse:
+    """A long answer that says little, as server-sent events do."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for number in range(int(request.query["events"])):
+        await response.write(b"data: %d\n\n" % number)
+        await asyncio.sleep(0.1)
+    return response
+
+
+async def slow_read(request: web.Request) -> web.Response:
+    """A handler that is busy for long before it reads the body."""
+    await asyncio.sleep(float(request.query["seconds"]))
+    return web.Response(text=str(len(await request.read())))
+
+
+async def websocket(request: web.Request) -> web.WebSocketResponse:
+    socket_response = web.WebSocketResponse()
+    await socket_response.prepare(request)
+    async for message in socket_response:
+        await socket_response.send_str(message.data)
+    return socket_response
+
+
+async def fail(_request: web.Request) -> web.Response:
+    raise RuntimeError("the inside of the service")
+
+
+def small_app() -> web.Application:
+    app = web.Application(client_max_size=64 * 1024 * 1024)
+    app.router.add_get("/wait", wait)
+    app.router.add_get("/download", download)
+    app.router.add_get("/drip", drip)
+    app.router.add_get("/ws", websocket)
+    app.router.add_get("/fail", fail)
+    app.router.add_post("/slow-read", slow_read)
+    app.router.add_route("*", "/ignore", ignore_body)
+    app.router.add_route("*", "/{path:.*}", echo)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def serving(*, deadlines: Deadlines | None = None, limits: HeadLimits | None = None) -> AsyncIterator[Service]:
+    app = small_app()
+    runner = HardenedRunner(app, deadlines=deadlines, limits=limits)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    service = Service(port=listener.getsockname()[1], runner=runner)
+    app[SERVICE] = service
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener, backlog=4096).start()
+        yield service
+    finally:
+        service.gate.set()
+        await runner.cleanup()

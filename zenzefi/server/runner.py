@@ -1,0 +1,119 @@
+"""Runs an application behind the hardened protocol: the set of its connections, their sweep, and their drain."""
+
+import asyncio
+from typing import cast
+
+import aiohttp.http_parser
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+
+from zenzefi.server.deadlines import Deadlines
+from zenzefi.server.errors import ServerError
+from zenzefi.server.framing import HeadLimits
+from zenzefi.server.protocol import HardenedProtocol
+
+_DRAIN_POLL_S = 0.05
+_CUT_TIMEOUT_S = 1.0  # for handlers to take their cancellation when a drain's time is up
+_SWEEP_SLICE = 512  # connections judged without letting the event loop breathe: about half a millisecond
+
+log = structlog.get_logger(__name__)
+
+
+class HardenedServer(web.Server):
+    """The connections of one listening socket, with the sweep that ends the slow ones."""
+
+    def __init__(self, plain: web.Server, *, deadlines: Deadlines, limits: HeadLimits) -> None:
+        """Take over the handler and the request factory of the server that aiohttp made for an application."""
+        super().__init__(plain.request_handler)
+        self.deadlines = deadlines
+        self.limits = limits
+        self.draining = False
+        self._inner_factory = plain.request_factory
+        self.request_factory = self._begin_request
+        self._sweeper = self._loop.create_task(self._sweep_for_ever())
+
+    def __call__(self) -> HardenedProtocol:
+        """Make a protocol for a new connection."""
+        return HardenedProtocol(self, loop=self._loop)
+
+    def _begin_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+    ) -> web.BaseRequest:
+        message = cast("HardenedProtocol", protocol).begin(message, writer)
+        return self._inner_factory(message, payload, protocol, writer, task)
+
+    def _protocols(self) -> list[HardenedProtocol]:
+        return cast("list[HardenedProtocol]", self.connections)
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.deadlines.sweep_s)
+            for number, protocol in enumerate(self._protocols(), 1):
+                try:
+                    protocol.sweep(self._loop.time(), self.deadlines)
+                except Exception:
+                    log.exception("sweep_failed")  # of one connection; the others must be swept all the same
+                if number % _SWEEP_SLICE == 0:
+                    await asyncio.sleep(0)
+
+    async def drain(self, *, timeout_s: float) -> int:
+        """Let every request that has begun be answered, then close; returns how many connections had to be cut.
+
+        The listening socket must be closed before. Idle connections get the linger time, in which a request that was
+        on its way is still served; from now on every response says ``Connection: close``.
+        """
+        self.draining = True
+        for protocol in self._protocols():
+            protocol.announce_close()
+        deadline = self._loop.time() + timeout_s
+        while self._connections and self._loop.time() < deadline:
+            now = self._loop.time()
+            for protocol in self._protocols():
+                protocol.close_if_idle(now, linger_s=self.deadlines.linger_s)
+            await asyncio.sleep(_DRAIN_POLL_S)
+        return len(self._connections)
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Cut what is left."""
+        self._sweeper.cancel()
+        await super().shutdown(timeout)
+
+
+class HardenedRunner(web.AppRunner):
+    """Runs an application behind the hardened protocol.
+
+    Raises ServerError when aiohttp runs without its C parser, whose strictness the framing relies on.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        deadlines: Deadlines | None = None,
+        limits: HeadLimits | None = None,
+    ) -> None:
+        if aiohttp.http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+            raise ServerError(
+                "aiohttp runs without its C extension. Unset AIOHTTP_NO_EXTENSIONS, or install aiohttp's binary wheel."
+            )
+        super().__init__(app, shutdown_timeout=_CUT_TIMEOUT_S)
+        self._deadlines = deadlines or Deadlines()
+        self._limits = limits or HeadLimits()
+
+    async def _make_server(self) -> web.Server:
+        return HardenedServer(await super()._make_server(), deadlines=self._deadlines, limits=self._limits)
+
+    async def drain(self, *, timeout_s: float) -> int:
+        """Stop accepting, then drain the connections; see HardenedServer.drain. Call cleanup() afterwards."""
+        for site in self.sites:
+            await site.stop()
+        return await self.server.drain(timeout_s=timeout_s) if isinstance(self.server, HardenedServer) else 0
