@@ -8,8 +8,9 @@ from pathlib import Path
 from signal import SIGINT, SIGQUIT
 
 from zenzefi.devstack.binaries import choose_user, find_postgres, make_reachable
+from zenzefi.devstack.embedded import EmbeddedServer
 from zenzefi.devstack.errors import StateBroken
-from zenzefi.devstack.ports import LOOPBACK, find_free_port, require_free_port
+from zenzefi.devstack.ports import LOOPBACK, require_free_port
 from zenzefi.devstack.process import ChildProcess, Command, Demotion, make_private_directory
 from zenzefi.devstack.secretfile import read_or_make_secret
 
@@ -36,14 +37,14 @@ _THROWAWAY_SETTINGS = {
 }
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(EmbeddedServer):
     """One server on the loopback address, with SCRAM passwords; data made at the first start and found again later.
 
     Not `durable` means faster and for tests: a crash of the machine (not of the server) may lose the data.
     """
 
+    name = "PostgreSQL"
     superuser = "postgres"
-    host = LOOPBACK
 
     def __init__(
         self,
@@ -54,35 +55,22 @@ class EmbeddedPostgres:
         settings: Mapping[str, str] | None = None,
         log_file: Path | None = None,
     ) -> None:
-        self.directory = directory.absolute()
-        self.log_file = (log_file or directory / "postgres.log").absolute()
-        self.port = find_free_port() if port is None else port
+        super().__init__(directory, port=port, log_file=log_file)
         self.password = ""
         self._settings = _COMMON_SETTINGS | ({} if durable else _THROWAWAY_SETTINGS) | dict(settings or {})
         self._durable = durable
-        self._child: ChildProcess | None = None
-
-    @property
-    def child(self) -> ChildProcess:
-        """The running server."""
-        if self._child is None:
-            raise RuntimeError("PostgreSQL has not been started")
-        return self._child
 
     def dsn(self, database: str = "postgres") -> str:
         """A connection URL of the superuser."""
         return f"postgresql://{self.superuser}:{self.password}@{self.host}:{self.port}/{database}"
 
     def prepare(self) -> None:
-        """Make the folder and the password, or find them again; `start` does it, too. Raises StateBroken."""
+        """Make the folder and the password, or find them again."""
         make_private_directory(self.directory)
         self.password = read_or_make_secret(self.directory / "password")
 
     def start(self) -> None:
-        """Start the server and return when it accepts connections; makes its data first when there is none.
-
-        Must be called from the main thread (see ChildProcess.start). Raises a DevStackError that names the fix.
-        """
+        """Start the server and return when it accepts connections; its data is made when there is none."""
         self.prepare()
         data = self.directory / "data"
         demotion = choose_user(data)
@@ -93,22 +81,16 @@ class EmbeddedPostgres:
             _require_usable(data, demotion)
         else:
             self._make_data(installation, data, demotion)
-        require_free_port(self.port, server="PostgreSQL", fix="Choose another port.")
-        self._child = ChildProcess(self._command(installation, data, demotion))
-        self._child.start()
-        self._child.wait_until(lambda: _is_ready(data, self.child.pid), timeout_s=_START_TIMEOUT_S)
-
-    def stop(self, *, timeout_s: float = 5.0) -> None:
-        """Shut down in order (connections are cut), or at once when that takes longer than `timeout_s`. Idempotent."""
-        if self._child is not None:
-            self._child.stop(timeout_s=timeout_s)
+        require_free_port(self.port, server=self.name, fix="Choose another port.")
+        child = self._launch(self._command(installation, data, demotion))
+        child.wait_until(lambda: _is_ready(data, child.pid), timeout_s=_START_TIMEOUT_S)
 
     def _command(self, installation: Path, data: Path, demotion: Demotion | None) -> Command:
         arguments: list[str | Path] = [installation / "bin/postgres", "-D", _seen_from(data, demotion)]
         for name, value in (self._settings | {"port": str(self.port)}).items():
             arguments += ["-c", f"{name}={value}"]
         return Command(
-            name="PostgreSQL",
+            name=self.name,
             arguments=arguments,
             log_file=self.log_file,
             environment=_ENVIRONMENT,

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 from zenzefi.devstack.binaries import find_seaweedfs
-from zenzefi.devstack.ports import LOOPBACK, find_free_port, recall_ports, require_free_port
-from zenzefi.devstack.process import ChildProcess, Command, make_private_directory
+from zenzefi.devstack.embedded import EmbeddedServer
+from zenzefi.devstack.ports import LOOPBACK, recall_ports, require_free_port
+from zenzefi.devstack.process import Command, make_private_directory
 from zenzefi.devstack.secretfile import read_or_make_secret, write_private_file
 
 _START_TIMEOUT_S = 30.0  # 0.9 s on an idle machine
@@ -25,29 +26,19 @@ _INNER_PORTS = (
 )
 
 
-class EmbeddedSeaweedFS:
+class EmbeddedSeaweedFS(EmbeddedServer):
     """One S3 endpoint on the loopback address; the bucket is made by whoever uses it.
 
     The filer behind it serves every object without a key, so nothing of it may ever listen beyond the loopback address.
     """
 
-    host = LOOPBACK
+    name = "SeaweedFS (S3)"
 
     def __init__(self, directory: Path, *, port: int | None = None, log_file: Path | None = None) -> None:
-        self.directory = directory.absolute()
-        self.log_file = (log_file or directory / "seaweedfs.log").absolute()
-        self.port = find_free_port() if port is None else port
+        super().__init__(directory, port=port, log_file=log_file)
         self.access_key = ""
         self.secret_key = ""
         self._inner_ports: dict[str, int] = {}
-        self._child: ChildProcess | None = None
-
-    @property
-    def child(self) -> ChildProcess:
-        """The running server."""
-        if self._child is None:
-            raise RuntimeError("SeaweedFS has not been started")
-        return self._child
 
     @property
     def endpoint_url(self) -> str:
@@ -55,27 +46,24 @@ class EmbeddedSeaweedFS:
         return f"http://{self.host}:{self.port}"
 
     def prepare(self) -> None:
-        """Make the folder and the keys, or find them again; `start` does it, too. Raises StateBroken."""
+        """Make the folder and the keys, or find them again."""
         make_private_directory(self.directory)
         self.access_key = read_or_make_secret(self.directory / "access-key")
         self.secret_key = read_or_make_secret(self.directory / "secret-key")
 
     def start(self) -> None:
-        """Start the server and return when S3 answers. Must be called from the main thread (see ChildProcess.start).
-
-        Raises a DevStackError that names the fix.
-        """
+        """Start the server and return when S3 answers."""
         self.prepare()
         data = self.directory / "data"
         make_private_directory(data)
         identities = self.directory / "identities.json"
         write_private_file(identities, self._identities())
         program = find_seaweedfs()
-        require_free_port(self.port, server="SeaweedFS (S3)", fix="Choose another port.")
+        require_free_port(self.port, server=self.name, fix="Choose another port.")
         self._inner_ports = recall_ports(self.directory / "ports.json", dict.fromkeys(_INNER_PORTS))
-        self._child = ChildProcess(
+        child = self._launch(
             Command(
-                name="SeaweedFS (S3)",
+                name=self.name,
                 arguments=[program, *self._arguments(data, identities)],
                 log_file=self.log_file,
                 # Go's collector would let the heap double before it acts; this is a guest on somebody's laptop.
@@ -84,14 +72,12 @@ class EmbeddedSeaweedFS:
                 lock_file=self.directory / "lock",
             )
         )
-        self._child.start()
-        self._child.wait_until(self._answers, timeout_s=_START_TIMEOUT_S)
+        child.wait_until(self._answers, timeout_s=_START_TIMEOUT_S)
 
     def stop(self, *, timeout_s: float = 5.0) -> None:
-        """Stop in order, or kill after `timeout_s`. Idempotent."""
-        if self._child is not None:
-            self._child.stop(timeout_s=timeout_s)
-            self._remove_sockets()
+        """Stop in order, or kill after `timeout_s` seconds. Idempotent."""
+        super().stop(timeout_s=timeout_s)
+        self._remove_sockets()
 
     def _arguments(self, data: Path, identities: Path) -> list[str]:
         return [

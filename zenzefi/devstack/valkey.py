@@ -5,21 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zenzefi.devstack.binaries import find_valkey
-from zenzefi.devstack.ports import LOOPBACK, find_free_port, require_free_port
-from zenzefi.devstack.process import ChildProcess, Command, make_private_directory
+from zenzefi.devstack.embedded import EmbeddedServer
+from zenzefi.devstack.ports import LOOPBACK, require_free_port
+from zenzefi.devstack.process import Command, make_private_directory
 from zenzefi.devstack.secretfile import read_or_make_secret, write_private_file
 
 _START_TIMEOUT_S = 30.0  # a long append-only file is loaded first; a fresh start takes 0.04 s
 _PROBE_TIMEOUT_S = 0.5
 
 
-class EmbeddedValkey:
+class EmbeddedValkey(EmbeddedServer):
     """One server on the loopback address, with a password. It never evicts: queues and limits are no cache.
 
     With `append_only` what it holds is found again at the next start, at most one second of it lost by a crash.
     """
 
-    host = LOOPBACK
+    name = "Valkey"
 
     def __init__(
         self,
@@ -30,9 +31,7 @@ class EmbeddedValkey:
         settings: Mapping[str, str] | None = None,
         log_file: Path | None = None,
     ) -> None:
-        self.directory = directory.absolute()
-        self.log_file = (log_file or directory / "valkey.log").absolute()
-        self.port = find_free_port() if port is None else port
+        super().__init__(directory, port=port, log_file=log_file)
         self.password = ""
         self._settings = {
             "bind": LOOPBACK,
@@ -43,25 +42,14 @@ class EmbeddedValkey:
             "appendonly": "yes" if append_only else "no",
             "appendfsync": "everysec",
         } | dict(settings or {})
-        self._child: ChildProcess | None = None
-
-    @property
-    def child(self) -> ChildProcess:
-        """The running server."""
-        if self._child is None:
-            raise RuntimeError("Valkey has not been started")
-        return self._child
 
     def prepare(self) -> None:
-        """Make the folder and the password, or find them again; `start` does it, too. Raises StateBroken."""
+        """Make the folder and the password, or find them again."""
         make_private_directory(self.directory)
         self.password = read_or_make_secret(self.directory / "password")
 
     def start(self) -> None:
-        """Start the server and return when it answers. Must be called from the main thread (see ChildProcess.start).
-
-        Raises a DevStackError that names the fix.
-        """
+        """Start the server and return when it answers."""
         self.prepare()
         data = self.directory / "data"
         make_private_directory(data)
@@ -70,10 +58,10 @@ class EmbeddedValkey:
         # Quoted, because a path may hold spaces; the password is URL-safe text.
         write_private_file(configuration, "".join([*lines, f'dir "{data}"\n', f"requirepass {self.password}\n"]))
         program = find_valkey()
-        require_free_port(self.port, server="Valkey", fix="Choose another port.")
-        self._child = ChildProcess(
+        require_free_port(self.port, server=self.name, fix="Choose another port.")
+        child = self._launch(
             Command(
-                name="Valkey",
+                name=self.name,
                 arguments=[program, configuration],
                 log_file=self.log_file,
                 environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
@@ -81,13 +69,7 @@ class EmbeddedValkey:
                 lock_file=self.directory / "lock",
             )
         )
-        self._child.start()
-        self._child.wait_until(self._answers, timeout_s=_START_TIMEOUT_S)
-
-    def stop(self, *, timeout_s: float = 5.0) -> None:
-        """Stop in order, the append-only file written, or kill after `timeout_s`. Idempotent."""
-        if self._child is not None:
-            self._child.stop(timeout_s=timeout_s)
+        child.wait_until(self._answers, timeout_s=_START_TIMEOUT_S)
 
     def _answers(self) -> bool:
         """Whether this server (it knows our password) has loaded its data (it would say LOADING)."""
