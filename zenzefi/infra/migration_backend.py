@@ -86,8 +86,8 @@ def open_backend(settings: Settings) -> MigrationBackend:
     except psycopg.OperationalError as error:
         raise MigrationError(
             f"PostgreSQL at {settings.postgres_server}:{settings.postgres_port} does not let "
-            f"{settings.postgres_owner_user} into the database {settings.postgres_db}: {_message(error)}. Check that it "
-            "runs, and POSTGRES_SERVER, POSTGRES_PORT, POSTGRES_DB, POSTGRES_OWNER_USER and POSTGRES_OWNER_PASSWORD "
+            f"{settings.postgres_owner_user} into the database {settings.postgres_db}: {_message(error)}. Check that "
+            "it runs, and POSTGRES_SERVER, POSTGRES_PORT, POSTGRES_DB, POSTGRES_OWNER_USER and POSTGRES_OWNER_PASSWORD "
             "(POSTGRES_USER and POSTGRES_PASSWORD where those are not set)."
         ) from error
 
@@ -128,7 +128,7 @@ def explained(doing: str) -> Iterator[None]:
     except psycopg.errors.LockNotAvailable as error:
         raise MigrationError(
             f"{doing}: another session kept a table locked for {_TABLE_LOCK_TIMEOUT_S} s. Nothing of it was kept. Run "
-            "this again when fewer long transactions run (SELECT * FROM pg_stat_activity shows them)."
+            "this again when no long transaction runs (pg_stat_activity shows them)."
         ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise MigrationError(

@@ -1,0 +1,1 @@
+"""The background workers: arq runs what the slices' services offer."""

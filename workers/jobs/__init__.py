@@ -1,0 +1,1 @@
+"""The jobs, a file for each slice: adapters that call its service, and nothing else."""

@@ -1,0 +1,1 @@
+"""Health: what monitoring, orchestrators and operators ask about this service."""
