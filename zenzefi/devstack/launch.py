@@ -16,6 +16,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main(arguments: list[str]) -> None:
     """Execute the program that `arguments` name; returns only by an exception."""
     parent_pid, death_signal, user, *command = arguments
+    if sys.platform != "linux":
+        sys.exit("The embedded stack runs on Linux only.")
     libc = ctypes.CDLL(None, use_errno=True)
     if user != "-":
         uid, gid = (int(part) for part in user.split(":"))
