@@ -1,0 +1,243 @@
+"""Upstreams with faults on raw sockets, real aiohttp upstreams, and a gateway that forwards to them without admission."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from tests.server.support import Client
+from zenzefi.access.models import TokenGrant
+from zenzefi.errors import ZenzefiError
+from zenzefi.gateway.forward import defer_continue, forward
+from zenzefi.gateway.headers import Provenance
+from zenzefi.gateway.models import Admission, Device
+from zenzefi.gateway.paths import canonicalise
+from zenzefi.gateway.streams import OpenStream
+from zenzefi.infra.http import AUTOMATIC_HEADERS, UpstreamConnector, UpstreamTimeouts
+from zenzefi.server.runner import HardenedRunner
+
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@dataclass
+class RawUpstream:
+    """A server whose every connection runs a script; it keeps what it read through read_head()."""
+
+    script: Script
+    port: int = 0
+    connections: int = 0
+    heads: list[bytes] = field(default_factory=list)
+    closed: asyncio.Queue[None] = field(default_factory=asyncio.Queue)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+                await self.script(reader, writer)
+        finally:
+            self.closed.put_nowait(None)
+            writer.close()
+
+    async def read_head(self, reader: asyncio.StreamReader) -> bytes:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head)
+        return head
+
+    async def saw_close(self) -> None:
+        """Wait until a connection's script has ended, which reading to the end makes it do when the gateway closes."""
+        async with asyncio.timeout(5):
+            await self.closed.get()
+
+
+@contextlib.asynccontextmanager
+async def raw_upstream(
+    answer: Callable[[RawUpstream, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[RawUpstream]:
+    """Serve each connection by `answer`."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answer(upstream, reader, writer)
+
+    upstream = RawUpstream(script)
+    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    upstream.port = server.sockets[0].getsockname()[1]
+    tasks_before = asyncio.all_tasks()
+    try:
+        yield upstream
+    finally:
+        server.close()
+        for task in asyncio.all_tasks() - tasks_before:
+            if task.get_coro().__qualname__ == "RawUpstream.serve":  # type: ignore[union-attr]
+                task.cancel()
+        await asyncio.sleep(0)
+
+
+async def answer_ok(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer every request without a body with 200, keeping the connection."""
+    while True:
+        await upstream.read_head(reader)
+        writer.write(OK)
+
+
+async def hang(upstream: RawUpstream, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Take requests and never answer."""
+    await upstream.read_head(reader)
+    await reader.read()
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close with a TCP reset."""
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def app_upstream(*routes: web.AbstractRouteDef) -> AsyncIterator[str]:
+    """A real aiohttp application as the upstream; its URL."""
+    app = web.Application(client_max_size=0)
+    app.add_routes(routes)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        assert site._server is not None
+        yield f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+    finally:
+        await runner.cleanup()
+
+
+def open_stream() -> OpenStream:
+    """The account of a request whose token is good."""
+    grant = TokenGrant(
+        token_id=UUID(int=7),
+        user_id=UUID(int=8),
+        token_hash=bytes(32),
+        duration_hours=24,
+        scope="full",
+        activated_at=None,
+        expires_at=None,
+    )
+    return OpenStream(
+        Admission(grant=grant, device=Device.of("device-0001"), confirmed_at=0.0), ip=None, user_agent=None
+    )
+
+
+@dataclass
+class Gateway:
+    """A gateway that forwards whatever comes, and what it noted of each request."""
+
+    port: int
+    connector: UpstreamConnector
+    streams: list[OpenStream] = field(default_factory=list)
+    finished: asyncio.Queue[OpenStream] = field(default_factory=asyncio.Queue)
+    errors: list[str] = field(default_factory=list)
+    own: Iterable[tuple[str, str]] = (("X-Token-Expires-At", "2030-01-01T00:00:00Z"),)
+    refuses: ZenzefiError | None = None  # raised when the upstream has answered
+    answers: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        stream = open_stream()
+        self.streams.append(stream)
+        try:
+            return await forward(
+                request,
+                upstream=request.app[SESSION],
+                path=canonicalise(request.raw_path),
+                provenance=Provenance(
+                    client_ip="203.0.113.9",
+                    scheme="https",
+                    host="gateway.example",
+                    user_id="user-8",
+                    token_id="token-7",
+                    request_id="request-1",
+                ),
+                stream=stream,
+                on_answer=self.on_answer,
+            )
+        except ZenzefiError as error:
+            self.errors.append(error.code)
+            return web.json_response({"code": error.code}, status=error.status, headers=error.headers)
+        finally:
+            self.finished.put_nowait(stream)
+
+    async def on_answer(self) -> Iterable[tuple[str, str]]:
+        self.answers += 1
+        if self.refuses is not None:
+            raise self.refuses
+        return self.own
+
+    async def last(self) -> OpenStream:
+        """The account of the request that finished next."""
+        async with asyncio.timeout(5):
+            return await self.finished.get()
+
+    async def ask(self, raw: bytes) -> bytes:
+        """Send raw bytes on a new connection and give all that comes back until the gateway closes."""
+        async with self.connect() as client:
+            await client.send(raw)
+            return await client.rest()
+
+    @contextlib.asynccontextmanager
+    async def connect(self) -> AsyncIterator[Client]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        client = Client(reader, writer)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+SESSION = web.AppKey("session", aiohttp.ClientSession)
+
+
+@contextlib.asynccontextmanager
+async def gateway(
+    upstream_url: str,
+    *,
+    connect_s: float = 5.0,
+    head_s: float = 5.0,
+    idle_s: float = 5.0,
+    max_connections: int = 1000,
+) -> AsyncIterator[Gateway]:
+    """A gateway on the product's own server, forwarding every path to the upstream without any admission."""
+    connector = UpstreamConnector(
+        URL(upstream_url),
+        timeouts=UpstreamTimeouts(connect_s=connect_s, head_s=head_s, idle_s=idle_s),
+        max_connections=max_connections,
+    )
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=AUTOMATIC_HEADERS,
+    ) as session:
+        app = web.Application(client_max_size=0)
+        app[SESSION] = session
+        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        served = Gateway(port=listener.getsockname()[1], connector=connector)
+        app.router.add_route("*", "/{path:.*}", served.handle, expect_handler=defer_continue)
+        runner = HardenedRunner(app)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener).start()
+            yield served
+        finally:
+            await runner.cleanup()
