@@ -31,7 +31,7 @@ _SELECT_GRANT: Final = (
 _UPDATE_ACTIVATED: Final = (
     """
     UPDATE access_tokens AS token
-    SET activated_at = $2, expires_at = $2 + token.duration_hours * interval '1 hour'
+    SET activated_at = $2, expires_at = $2::timestamptz + token.duration_hours * interval '1 hour'
     FROM users
     WHERE token.id = $1 AND token.activated_at IS NULL AND token.ended_at IS NULL
         AND users.id = token.user_id AND users.is_active

@@ -3,7 +3,6 @@
 from uuid import UUID
 
 from aiohttp import web
-from aiohttp_apispec import docs, json_schema, querystring_schema, response_schema
 
 from zenzefi.access import service
 from zenzefi.access.errors import TokenNotFound
@@ -21,6 +20,7 @@ from zenzefi.access.schemas import (
 from zenzefi.errors import JsonObject
 from zenzefi.infra.db import Connection
 from zenzefi.web.auth import actor_of
+from zenzefi.web.declare import docs, json_schema, querystring_schema, response_schema
 from zenzefi.web.idempotency import KEY_HEADER, respond_once
 from zenzefi.web.keys import CTX, IDENTITY, JSON, QUERY
 from zenzefi.web.paging import page_of, page_response
