@@ -116,7 +116,8 @@ def _redis(settings: Settings) -> ArqRedis:
 async def _run_until_stopped(running: "asyncio.Future[None]", stop: asyncio.Event) -> None:
     """Return once `stop` is set, or once the worker ended by an error of its own: Redis was away for too long."""
     stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    either: set[asyncio.Future[Any]] = {running, stopping}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if running.done():
         log.warning("worker_interrupted", error=repr(running.exception()), again_in_s=_RECONNECT_S)

@@ -1,9 +1,9 @@
 """Jobs of the gateway slice."""
 
 from zenzefi.context import Context
-from zenzefi.gateway import service
+from zenzefi.gateway import sessions
 
 
 async def close_idle_sessions(ctx: Context) -> int:
     """Close the sessions that nobody used for a while."""
-    return await service.close_idle_sessions(ctx)
+    return await sessions.close_idle_sessions(ctx)

@@ -47,11 +47,11 @@ async def probe_redis(ctx: Context) -> Check:
     return failure
 
 
-async def probe_upstream(ctx: Context) -> Check:
+async def probe_upstream(session: aiohttp.ClientSession, url: str) -> Check:
     """Whether the upstream answers HTTP at all, with whatever status."""
     timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
     try:
-        async with ctx.upstream.head(ctx.settings.upstream_url, allow_redirects=False, timeout=timeout):
+        async with session.head(url, allow_redirects=False, timeout=timeout):
             return Check(name="upstream", passed=True)
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
         return _failed("upstream", error)

@@ -57,7 +57,9 @@ async def check_readiness(ctx: Context) -> list[Check]:
 
 
 async def _take_snapshot(ctx: Context) -> Snapshot:
-    database, redis, upstream = await asyncio.gather(probe_database(ctx), probe_redis(ctx), probe_upstream(ctx))
+    database, redis, upstream = await asyncio.gather(
+        probe_database(ctx), probe_redis(ctx), probe_upstream(ctx.upstream, ctx.settings.upstream_url)
+    )
     if not (database.passed and redis.passed):
         status = HealthStatus.UNHEALTHY
     elif not upstream.passed:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import LiteralString
 
 from psycopg import sql
 from yoyo import read_migrations
@@ -33,11 +34,15 @@ from zenzefi.infra.migration_backend import (
 )
 from zenzefi.settings import Settings
 
+# Rows of these are history: the application adds to it, and nothing alters it.
+HISTORY_TABLES = ("audit_log", "ledger_postings", "ledger_transactions")
+
 # A long migration of a big table is legitimate, and a process that waits for it has nothing better to do.
 _LOCK_WAIT_S = 600.0
 _FIRST_MIGRATION = "0001.roles-and-partitions.sql"
 
 __all__ = [
+    "HISTORY_TABLES",
     "MIGRATION_TABLE",
     "MigrationError",
     "MigrationState",
@@ -45,6 +50,7 @@ __all__ = [
     "check",
     "expected_ids",
     "find_migrations",
+    "may_rewrite_history",
     "migrate_down",
     "migrate_up",
     "migration_status",
@@ -139,6 +145,16 @@ def check(settings: Settings, *, directory: Path | None = None) -> None:
     pending = _ids(status, MigrationState.PENDING)
     if pending:
         raise MigrationError(f"Not applied yet: {', '.join(pending)}. Run: zenzefi migrate up")
+
+
+def may_rewrite_history(settings: Settings) -> bool:
+    """Whether the application's login could alter or remove history: as the tables' owner, or as a superuser."""
+    query: LiteralString = (
+        "SELECT coalesce(bool_or(has_table_privilege(%s, oid, 'UPDATE, DELETE, TRUNCATE')), false) "
+        "FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname = ANY (%s)"
+    )
+    with open_backend(settings) as backend, explained("Reading the privileges"):
+        return bool(read_row(backend.connection, query, settings.postgres_user, list(HISTORY_TABLES))[0])
 
 
 def _apply(backend: MigrationBackend, migration: Migration) -> str:
