@@ -1,0 +1,1 @@
+"""Wallets: a double-entry ledger, balances and their history."""

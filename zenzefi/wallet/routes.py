@@ -1,0 +1,85 @@
+"""HTTP of the wallet: the balance, its history, and development's top-up."""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from zenzefi.infra.db import Connection
+from zenzefi.settings import PaymentProviderName, Settings
+from zenzefi.wallet import service
+from zenzefi.wallet.models import CURRENCY
+from zenzefi.wallet.schemas import (
+    BalanceSchema,
+    MockPurchaseSchema,
+    TransactionPageSchema,
+    TransactionQuerySchema,
+    TransactionSchema,
+)
+from zenzefi.web.auth import actor_of
+from zenzefi.web.declare import docs, json_schema, querystring_schema, response_schema
+from zenzefi.web.idempotency import respond_once
+from zenzefi.web.keys import CTX, IDENTITY, JSON, QUERY
+from zenzefi.web.paging import page_of, page_response
+from zenzefi.web.responses import json_response
+
+_TRANSACTION = TransactionSchema()
+
+
+@docs(tags=["wallet"], summary="The balance of your wallet")
+@response_schema(BalanceSchema(), 200, description="The balance")
+async def get_balance(request: web.Request) -> web.Response:
+    """Answer with the caller's balance."""
+    balance = await service.get_balance(request.app[CTX], user_id=request[IDENTITY].user_id)
+    return json_response({"balance": balance, "currency": CURRENCY})
+
+
+@docs(tags=["wallet"], summary="Your transactions, newest first")
+@querystring_schema(TransactionQuerySchema())
+@response_schema(TransactionPageSchema(), 200, description="A page of transactions")
+async def list_transactions(request: web.Request) -> web.Response:
+    """Answer with one page of the caller's history."""
+    page = page_of(request)
+    entries, next_entry_no = await service.list_transactions(
+        request.app[CTX],
+        user_id=request[IDENTITY].user_id,
+        transaction_type=request[QUERY]["transaction_type"],
+        before_entry_no=page.after_number(),
+        limit=page.limit,
+    )
+    return page_response(_TRANSACTION.dump(entries, many=True), next_entry_no)
+
+
+@docs(
+    tags=["wallet"],
+    summary="Top up without paying",
+    description="Exists in development only, for as long as PAYMENT_PROVIDER is mock.",
+)
+@json_schema(MockPurchaseSchema())
+@response_schema(TransactionSchema(), 201, description="The deposit")
+async def post_mock_purchase(request: web.Request) -> web.Response:
+    """Credit the caller's wallet."""
+
+    async def deposit(conn: Connection) -> Mapping[str, object]:
+        entry = await service.deposit_mock_payment(
+            conn,
+            ctx=request.app[CTX],
+            user_id=request[IDENTITY].user_id,
+            amount=request[JSON]["amount"],
+            actor=actor_of(request),
+        )
+        deposited: dict[str, object] = _TRANSACTION.dump(entry)
+        return deposited
+
+    return await respond_once(request, deposit, status=201)
+
+
+ROUTES = [
+    web.get("/api/v1/currency/balance", get_balance),
+    web.get("/api/v1/currency/transactions", list_transactions),
+]
+MOCK_PAYMENT_ROUTES = [web.post("/api/v1/currency/mock-purchase", post_mock_purchase)]
+
+
+def offers_mock_payment(settings: Settings) -> bool:
+    """Whether MOCK_PAYMENT_ROUTES exist; elsewhere money that nobody paid for must have no way in, not even a 403."""
+    return settings.is_development and settings.payment_provider is PaymentProviderName.MOCK
