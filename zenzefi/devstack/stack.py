@@ -125,6 +125,7 @@ class DevStack:
     def _create_admin(self) -> None:
         """Make the superuser, which is no error when it exists."""
         arguments = ["zenzefi", "create-superuser", "--email", ADMIN_EMAIL, "--username", ADMIN_USERNAME]
+        arguments += ["--password-stdin", "--if-missing"]
         command = self._command("create-superuser", arguments, f"{self._home.state.admin_password}\n")
         self._programs["create-superuser"] = child = ChildProcess(command)
         child.run(timeout_s=_READY_TIMEOUT_S)
