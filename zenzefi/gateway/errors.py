@@ -72,6 +72,13 @@ class UploadTooSlow(ZenzefiError):
     status, code = 408, "request_timeout"
 
 
+class ClientGone(ZenzefiError):
+    """The client closed the connection"""
+
+    # Nobody reads this answer; logs and metrics count it, with the status that nginx uses for it.
+    status, code = 499, "client_gone"
+
+
 class AccessEnded(Unauthenticated):
     """The token ended while the request ran"""
 

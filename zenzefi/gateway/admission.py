@@ -1,0 +1,203 @@
+"""Whether a token may be used, and by this device: asked of the process's memory, Redis and PostgreSQL in turn."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import structlog
+
+from zenzefi.access import revocation
+from zenzefi.access import service as access
+from zenzefi.access.models import TokenGrant
+from zenzefi.access.revocation import GRANT_LIFETIME_MS
+from zenzefi.context import Context
+from zenzefi.errors import RedisUnavailable
+from zenzefi.gateway import devices, tokens
+from zenzefi.gateway.flights import Flights
+from zenzefi.gateway.models import Device
+from zenzefi.gateway.streams import OpenStreams
+from zenzefi.gateway.tokens import GrantCache, Recollection
+
+Scopes: TypeAlias = tuple[str, ...]
+
+# A copy in Redis is renewed in the background when half of its life is over: a token that is used every other second
+# never waits for PostgreSQL.
+REFRESH_MS: Final = GRANT_LIFETIME_MS // 2
+# Renewals that are asked for in this time share one query: at 10,000 busy tokens, some 20 of 200 tokens each second.
+REFRESH_PAUSE_S: Final = 0.05
+REFRESH_BATCH: Final = 500
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What is known of a token and a device.
+
+    ``grant`` is None when the token cannot be used. ``held_by_other_ms`` is 0 unless another device holds it for so
+    long; it says nothing when the scope does not fit, for then no lease was taken.
+    """
+
+    grant: TokenGrant | None
+    held_by_other_ms: int
+    confirmed_at: float
+
+
+class Admissions:
+    """The gateway's judge in one process."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        *,
+        cache: GrantCache,
+        streams: OpenStreams,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the process's memory of tokens, and its open streams, which know of revocations."""
+        self._ctx = ctx
+        self._cache = cache
+        self._streams = streams
+        self._monotonic = monotonic
+        self._flights: Flights[tuple[bytes, bytes, Scopes], Verdict] = Flights()
+        self._to_refresh: set[bytes] = set()
+        self._refresh_asked = asyncio.Event()
+
+    async def judge(self, *, token_hash: bytes, device: Device, scopes: Scopes) -> Verdict:
+        """Find the token's grant, and take or renew the device's lease if the grant's scope is one of `scopes`.
+
+        No I/O within a second of the last confirmation; else one call of Redis; else PostgreSQL.
+
+        Raises:
+            DatabaseUnavailable: only PostgreSQL could know, and it is away.
+        """
+        while True:
+            verdict = self._remembered(token_hash, device, scopes)
+            if verdict is None:
+                verdict = await self._flights.share(
+                    (token_hash, device.device_hash, scopes), lambda: self._confirm(token_hash, device, scopes)
+                )
+            # Else the token was revoked while the answer was under way, and may be older than that.
+            if verdict.grant is None or not self._streams.revoked_since(token_hash, verdict.confirmed_at):
+                return verdict
+
+    async def find(self, token_hash: bytes) -> tuple[TokenGrant, Device | None] | None:
+        """The grant and the holder of a usable token, without touching its lease; None when it is not usable.
+
+        Raises:
+            DatabaseUnavailable: only PostgreSQL could know, and it is away.
+        """
+        started = self._monotonic()
+        known = await self._recall(token_hash, None, ())
+        grant = known.grant if known is not None else None
+        if grant is None:
+            grant = await access.find_grant(self._ctx, token_hash=token_hash)
+            if grant is None:
+                return None
+            await self._remember(token_hash, grant, None, confirmed_at=started)
+        if known is not None and known.holder is not None:
+            return grant, known.holder
+        return grant, await devices.find_holder(self._ctx, grant=grant)
+
+    async def learn(self, grant: TokenGrant, *, holder: Device, confirmed_at: float) -> None:
+        """Spread what PostgreSQL said at `confirmed_at`: to this process, its open streams, and Redis."""
+        self._streams.renew(grant, confirmed_at=confirmed_at)
+        self._cache.put(grant.token_hash, grant, holder=holder, confirmed_at=confirmed_at)
+        await self._remember(grant.token_hash, grant, None, confirmed_at=confirmed_at)
+
+    def forget(self, token_hashes: Iterable[bytes]) -> None:
+        """Ask anew from now on."""
+        for token_hash in token_hashes:
+            self._cache.drop(token_hash)
+
+    def forget_all(self) -> None:
+        """Ask anew for every token."""
+        self._cache.clear()
+
+    async def refresh_for_ever(self) -> None:
+        """Renew the copies in Redis that are about to end, beside the requests."""
+        while True:
+            await self._refresh_asked.wait()
+            await asyncio.sleep(REFRESH_PAUSE_S)
+            token_hashes = list(self._to_refresh)[:REFRESH_BATCH]
+            self._to_refresh.difference_update(token_hashes)
+            if not self._to_refresh:
+                self._refresh_asked.clear()
+            try:
+                await self._refresh(token_hashes)
+            except Exception as error:  # noqa: BLE001  nothing may end this loop; a request will ask again
+                log.warning("grants_not_refreshed", tokens=len(token_hashes), error=repr(error))
+
+    async def _refresh(self, token_hashes: list[bytes]) -> None:
+        started = self._monotonic()
+        grants = await access.find_grants(self._ctx, token_hashes=token_hashes)
+        await asyncio.gather(
+            *(self._remember(grant.token_hash, grant, None, confirmed_at=started) for grant in grants.values())
+        )
+        ended = [token_hash for token_hash in token_hashes if token_hash not in grants]
+        if ended:  # and nobody said so, or it was not heard
+            await revocation.announce(self._ctx, token_hashes=ended)
+
+    def _remembered(self, token_hash: bytes, device: Device, scopes: Scopes) -> Verdict | None:
+        entry = self._cache.find(token_hash)
+        if entry is None:
+            return None
+        grant = entry.grant
+        is_holder = entry.holder is not None and entry.holder.device_hash == device.device_hash
+        if grant is not None and grant.scope in scopes and not is_holder:
+            return None
+        return Verdict(grant=grant, held_by_other_ms=0, confirmed_at=entry.confirmed_at)
+
+    async def _confirm(self, token_hash: bytes, device: Device, scopes: Scopes) -> Verdict:
+        started = self._monotonic()
+        known = await self._recall(token_hash, device, scopes)
+        if known is not None and known.grant is not None:
+            grant: TokenGrant | None = known.grant
+            loaded, lifetime_s = None, known.grant_ms / 1000
+            if known.grant_ms < REFRESH_MS:
+                self._to_refresh.add(token_hash)
+                self._refresh_asked.set()
+        else:
+            grant = loaded = await access.find_grant(self._ctx, token_hash=token_hash)
+            lifetime_s = tokens.CACHE_S
+        held_by_other_ms, holder = 0, None
+        if grant is not None and grant.scope in scopes:
+            held_by_other_ms = await self._lease(grant, device, known)
+            holder = device if held_by_other_ms == 0 else None
+        if known is not None:
+            renewed = known.grant is not None and known.holder is not None  # by the script itself
+            lost_for_ms = await self._remember(token_hash, loaded, None if renewed else holder, confirmed_at=started)
+            if lost_for_ms:
+                held_by_other_ms, holder = lost_for_ms, None
+        self._cache.put(token_hash, grant, holder=holder, confirmed_at=started, lifetime_s=lifetime_s)
+        return Verdict(grant=grant, held_by_other_ms=held_by_other_ms, confirmed_at=started)
+
+    async def _lease(self, grant: TokenGrant, device: Device, known: Recollection | None) -> int:
+        """For how long another device holds the token; 0 when this one holds it now."""
+        if known is None or known.holder is None:
+            return await devices.take_lease(self._ctx, grant=grant, device=device)
+        return known.lease_ms if known.holder.device_hash != device.device_hash else 0
+
+    async def _recall(self, token_hash: bytes, device: Device | None, scopes: Scopes) -> Recollection | None:
+        try:
+            return await tokens.recall(self._ctx, token_hash=token_hash, device=device, scopes=scopes)
+        except RedisUnavailable:
+            return None
+
+    async def _remember(
+        self, token_hash: bytes, grant: TokenGrant | None, holder: Device | None, *, confirmed_at: float
+    ) -> int:
+        if grant is None and holder is None:
+            return 0
+        try:
+            return await tokens.remember(
+                self._ctx,
+                token_hash=token_hash,
+                grant=grant,
+                age_s=self._monotonic() - confirmed_at,
+                holder=holder,
+            )
+        except RedisUnavailable:
+            return 0  # PostgreSQL has said who holds the token

@@ -1,0 +1,179 @@
+"""Counting what tokens use: in the process, and every second in one transaction to PostgreSQL.
+
+A batch keeps its id until it is known to be stored. So a COMMIT whose answer was lost is simply sent again, and nothing
+is counted twice or not at all; only a process that is killed takes its last second with it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from zenzefi.access.models import TokenGrant
+from zenzefi.context import Context
+from zenzefi.errors import DatabaseUnavailable
+from zenzefi.gateway import queries
+from zenzefi.gateway.models import Outcome, SessionUse, Usage
+from zenzefi.gateway.sessions import SESSION_IDLE_S
+from zenzefi.gateway.streams import OpenStream, OpenStreams
+from zenzefi.gateway.tokens import LEASE_S
+
+FLUSH_S: Final = 1.0  # what a killed process forgets at most; also one transaction a second and process
+TOUCH_S: Final = 60.0  # how often a silent stream counts as activity of its session: well within a session's idle time
+# The lease's copy in PostgreSQL is renewed once it has less than this left: a row is written about once a minute, and
+# without Redis a device keeps its token for at least four minutes after its last request.
+LEASE_RENEW_S: Final = LEASE_S - 60
+# Without a database new tokens cannot be admitted for longer than five seconds, so that this is a bound on paper: 100
+# MB. What is beyond it is counted as lost in the log.
+MAX_COUNTERS: Final = 100_000
+# A batch that PostgreSQL itself refuses so often in a row is our defect; it must not hold up those behind it for ever.
+MAX_REFUSALS: Final = 10
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What was counted between two flushes."""
+
+    batch_id: UUID
+    usage: list[Usage]
+    uses: list[SessionUse]
+
+    @property
+    def requests(self) -> int:
+        """How many requests are in it."""
+        return sum(row.requests for row in self.usage)
+
+
+class Meter:
+    """The counters of one process."""
+
+    def __init__(self, ctx: Context, *, streams: OpenStreams, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Take the open streams: they are counted while they run."""
+        self._ctx = ctx
+        self._streams = streams
+        self._monotonic = monotonic
+        self._usage: dict[tuple[UUID, datetime, Outcome], Usage] = {}
+        self._uses: dict[tuple[UUID, bytes], SessionUse] = {}
+        self._unstored: Batch | None = None
+        self._refusals = 0
+        self._lost_requests = 0
+        self._flushing = asyncio.Lock()
+
+    def count(self, stream: OpenStream) -> None:
+        """Count a request that has ended, and its bytes that are not counted yet."""
+        self._add(stream, requests=1)
+
+    def count_denied(self, grant: TokenGrant) -> None:
+        """Count a request of a usable token that was not let through; it is no use of the device's session."""
+        self._usage_of(grant, self._ctx.now(), Outcome.DENIED).requests += 1
+
+    async def flush_for_ever(self) -> None:
+        """Store the counters every FLUSH_S seconds; while the database is away they are kept."""
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await self.flush()
+
+    async def flush(self) -> bool:
+        """Store what has been counted; whether all of it is stored now. Never raises."""
+        async with self._flushing:
+            self._count_open_streams()
+            while batch := self._next_batch():
+                try:
+                    await _store(self._ctx, batch)
+                except DatabaseUnavailable:
+                    log.warning("usage_not_stored", requests=batch.requests)
+                    return False
+                except Exception as error:  # noqa: BLE001  whatever it is, it must not end the metering
+                    self._note_refusal(batch, error)
+                    return False
+                self._unstored, self._refusals = None, 0
+        return True
+
+    def _add(self, stream: OpenStream, *, requests: int) -> None:
+        bytes_in, bytes_out = stream.take_unmetered()
+        now = self._ctx.now()
+        stream.touched_at = self._monotonic()
+        use = self._use_of(stream, now)
+        use.requests += requests
+        use.bytes_in += bytes_in
+        use.bytes_out += bytes_out
+        if requests or bytes_in or bytes_out:
+            usage = self._usage_of(stream.grant, now, stream.outcome)
+            usage.requests += requests
+            usage.bytes_in += bytes_in
+            usage.bytes_out += bytes_out
+
+    def _usage_of(self, grant: TokenGrant, now: datetime, outcome: Outcome) -> Usage:
+        key = (grant.token_id, now.replace(minute=0, second=0, microsecond=0), outcome)
+        usage = self._usage.get(key)
+        if usage is None:
+            usage = Usage(token_id=grant.token_id, user_id=grant.user_id, hour=key[1], outcome=outcome)
+            if len(self._usage) < MAX_COUNTERS:
+                self._usage[key] = usage
+            else:
+                self._lost_requests += 1
+        return usage
+
+    def _use_of(self, stream: OpenStream, now: datetime) -> SessionUse:
+        key = (stream.grant.token_id, stream.device.device_hash)
+        use = self._uses.get(key)
+        if use is None:
+            use = SessionUse(
+                token_id=stream.grant.token_id,
+                device=stream.device,
+                ip=stream.ip,
+                user_agent=stream.user_agent,
+                first_at=now,
+                last_at=now,
+            )
+            if len(self._uses) < MAX_COUNTERS:
+                self._uses[key] = use
+        use.last_at = now
+        return use
+
+    def _count_open_streams(self) -> None:
+        touch_before = self._monotonic() - TOUCH_S
+        for stream in self._streams:
+            if stream.has_unmetered or stream.touched_at < touch_before:
+                self._add(stream, requests=0)
+
+    def _next_batch(self) -> Batch | None:
+        """The batch that is to be stored again, or a new one; None when there is nothing to store."""
+        if self._unstored is None and (self._usage or self._uses):
+            self._unstored = Batch(
+                batch_id=self._ctx.new_id(), usage=list(self._usage.values()), uses=list(self._uses.values())
+            )
+            self._usage, self._uses = {}, {}
+            if self._lost_requests:
+                log.error("usage_lost", requests=self._lost_requests, reason="too many counters")
+                self._lost_requests = 0
+        return self._unstored
+
+    def _note_refusal(self, batch: Batch, error: Exception) -> None:
+        self._refusals += 1
+        log.error("usage_refused", requests=batch.requests, times=self._refusals, exc_info=error)
+        if self._refusals >= MAX_REFUSALS:
+            log.error("usage_lost", requests=batch.requests, reason="refused too often")
+            self._unstored, self._refusals = None, 0
+
+
+async def _store(ctx: Context, batch: Batch) -> None:
+    """Store a batch whole or not at all; one that is stored already changes nothing."""
+    async with ctx.connection() as conn:
+        if batch.uses:
+            await queries.update_outlived_sessions(conn, uses=batch.uses, idle_s=SESSION_IDLE_S)
+        async with conn.transaction():
+            stored = await queries.insert_usage(conn, batch_id=batch.batch_id, usage=batch.usage)
+            if batch.uses and stored == len(batch.usage):
+                await queries.upsert_sessions(conn, uses=batch.uses, new_ids=[ctx.new_id() for _ in batch.uses])
+        if batch.uses:
+            await queries.update_device_leases(
+                conn, uses=batch.uses, due_before=ctx.now() + timedelta(seconds=LEASE_RENEW_S), lease_s=LEASE_S
+            )

@@ -1,0 +1,218 @@
+"""Use cases of the gateway: admitting a request, starting its token's clock, following it, and telling its status."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from zenzefi.access import revocation
+from zenzefi.access import service as access
+from zenzefi.access.errors import TokenRejected
+from zenzefi.access.models import TokenGrant
+from zenzefi.access.revocation import Change
+from zenzefi.access.scopes import scopes_allowing
+from zenzefi.access.token_format import hash_token, is_well_formed
+from zenzefi.audit.models import Actor
+from zenzefi.context import Context
+from zenzefi.errors import DatabaseUnavailable
+from zenzefi.gateway.admission import Admissions
+from zenzefi.gateway.errors import AccessEnded, DeviceConflict, ScopeDenied
+from zenzefi.gateway.flights import Flights
+from zenzefi.gateway.metering import Meter
+from zenzefi.gateway.models import Admission, Device, Outcome, StreamEnd, TokenStatus
+from zenzefi.gateway.paths import CanonicalPath
+from zenzefi.gateway.streams import OpenStream, OpenStreams
+from zenzefi.gateway.sweeps import EXPIRY_S, LEASES_S, RECHECK_S, StreamSweeps, sweep_for_ever
+from zenzefi.gateway.tokens import GrantCache
+
+LAST_FLUSH_S: Final = 5.0  # what a process that stops waits for the database to take its last counters
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The gateway's state in one process."""
+
+    ctx: Context
+    admissions: Admissions
+    streams: OpenStreams
+    meter: Meter
+    activations: Flights[bytes, TokenGrant]
+
+    def hear(self, message: bytes) -> None:
+        """Act on word of ended tokens or released devices."""
+        try:
+            change, token_hashes = revocation.parse_message(message)
+        except ValueError:
+            log.warning("message_not_understood", size=len(message))
+            return
+        self.admissions.forget(token_hashes)
+        if change is Change.REVOKED:
+            self.streams.revoke(token_hashes)
+        else:
+            for token_hash in token_hashes:
+                self.streams.end_all_of(token_hash, StreamEnd.DEVICE_RELEASED)
+
+
+@asynccontextmanager
+async def open_gateway(ctx: Context) -> AsyncIterator[Gateway]:
+    """Start the gateway's background work in this process; at the end stop it and store the last counters."""
+    streams = OpenStreams()
+    admissions = Admissions(ctx, cache=GrantCache(), streams=streams)
+    meter = Meter(ctx, streams=streams)
+    gateway = Gateway(ctx=ctx, admissions=admissions, streams=streams, meter=meter, activations=Flights())
+    sweeps = StreamSweeps(ctx, streams=streams)
+    subscription = ctx.redis.subscribe(revocation.CHANNEL, gateway.hear, admissions.forget_all)
+    work = (
+        admissions.refresh_for_ever(),
+        meter.flush_for_ever(),
+        sweep_for_ever(sweeps.end_expired, every_s=EXPIRY_S),
+        sweep_for_ever(sweeps.recheck, every_s=RECHECK_S),
+        sweep_for_ever(sweeps.renew_leases, every_s=LEASES_S),
+    )
+    tasks = [asyncio.get_running_loop().create_task(loop) for loop in work]
+    try:
+        yield gateway
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await subscription.aclose()
+        await _flush_at_last(meter)
+
+
+async def admit(gateway: Gateway, *, token: str, device: Device, method: str, path: CanonicalPath) -> Admission:
+    """Let a request go upstream: its token is usable, its scope fits, and its device holds the token from now on.
+
+    Nothing starts the token's clock here; see ``start_clock``.
+
+    Raises:
+        TokenRejected: the token cannot be used.
+        ScopeDenied: it cannot be used for this; the device lease is left as it was.
+        DeviceConflict: another device holds it.
+        DatabaseUnavailable: nobody can know now.
+    """
+    scopes = scopes_allowing(method, path.path)
+    verdict = await gateway.admissions.judge(token_hash=_hash_of(token), device=device, scopes=scopes)
+    grant = _require_usable(gateway, verdict.grant)
+    if grant.scope not in scopes:
+        gateway.meter.count_denied(grant)
+        raise ScopeDenied(f"The scope {grant.scope} does not cover {method} {path.path}.")
+    if verdict.held_by_other_ms:
+        gateway.meter.count_denied(grant)
+        raise DeviceConflict(remaining_ms=verdict.held_by_other_ms)
+    return Admission(grant=grant, device=device, confirmed_at=verdict.confirmed_at)
+
+
+async def require_usable(gateway: Gateway, *, token: str, device: Device) -> None:
+    """Check the token of a request that will be refused for another reason, which only its holder is told.
+
+    Raises:
+        TokenRejected: the token cannot be used.
+        DatabaseUnavailable: nobody can know now.
+    """
+    verdict = await gateway.admissions.judge(token_hash=_hash_of(token), device=device, scopes=())
+    gateway.meter.count_denied(_require_usable(gateway, verdict.grant))
+
+
+@contextmanager
+def follow(
+    gateway: Gateway, admission: Admission, *, ip: IPv4Address | IPv6Address | None, user_agent: str | None
+) -> Iterator[OpenStream]:
+    """Keep an admitted request among the open streams while it runs, and count it at its end."""
+    stream = OpenStream(admission, ip=ip, user_agent=user_agent)
+    gateway.streams.open(stream)
+    try:
+        yield stream
+    except asyncio.CancelledError:
+        if stream.end_reason is None:
+            stream.outcome = Outcome.ABORTED
+        raise
+    finally:
+        gateway.streams.close(stream)
+        gateway.meter.count(stream)
+
+
+async def start_clock(gateway: Gateway, stream: OpenStream, *, actor: Actor) -> TokenGrant:
+    """Start the clock of the stream's token unless it runs; the grant with its expiry.
+
+    Call it once the upstream has answered, and before the client hears of that: only a request that was served starts
+    the clock. However many first requests meet here, in however many processes, there is one activation.
+
+    Raises:
+        AccessEnded: the stream was ended meanwhile.
+        TokenRejected: the token has ended meanwhile.
+        DatabaseUnavailable: the clock could not be started; the answer must not be passed on.
+    """
+    grant = stream.grant
+    if grant.activated_at is None:
+        started = time.monotonic()
+        grant = await gateway.activations.share(
+            grant.token_hash, lambda: _activate(gateway.ctx, stream.grant.token_id, actor)
+        )
+        if grant.token_hash != stream.grant.token_hash:  # rotated meanwhile: this string is dead
+            raise TokenRejected
+        await gateway.admissions.learn(grant, holder=stream.device, confirmed_at=started)
+    if stream.end_reason is not None:
+        raise AccessEnded(f"The token's use ended while the request ran: {stream.end_reason}.")
+    return grant
+
+
+async def tell_status(gateway: Gateway, *, token: str, device: Device | None) -> TokenStatus:
+    """What the holder of a token may know of it; neither its clock nor its lease is touched.
+
+    Raises:
+        TokenRejected: the token cannot be used.
+        DatabaseUnavailable: nobody can know now.
+    """
+    found = await gateway.admissions.find(_hash_of(token))
+    grant, holder = found if found is not None else (None, None)
+    grant = _require_usable(gateway, grant)
+    remaining_s = grant.duration_hours * 3600
+    if grant.expires_at is not None:
+        remaining_s = max(0, math.ceil((grant.expires_at - gateway.ctx.now()).total_seconds()))
+    return TokenStatus(
+        grant=grant,
+        device_hint=None if holder is None else holder.hint,
+        holds_device=None if device is None else holder is not None and holder.device_hash == device.device_hash,
+        time_remaining_s=remaining_s,
+    )
+
+
+def _hash_of(token: str) -> bytes:
+    if not is_well_formed(token):  # costs neither Redis nor PostgreSQL anything
+        raise TokenRejected
+    return hash_token(token)
+
+
+def _require_usable(gateway: Gateway, grant: TokenGrant | None) -> TokenGrant:
+    if grant is None or (grant.expires_at is not None and grant.expires_at <= gateway.ctx.now()):
+        raise TokenRejected
+    return grant
+
+
+async def _activate(ctx: Context, token_id: UUID, actor: Actor) -> TokenGrant:
+    try:
+        return await access.activate(ctx, token_id=token_id, actor=actor)
+    except DatabaseUnavailable:
+        # The connection may have broken after the COMMIT took effect. An error for the client, and a clock that runs
+        # nevertheless, is what must not be; so the second try either finds the clock running or starts it.
+        return await access.activate(ctx, token_id=token_id, actor=actor)
+
+
+async def _flush_at_last(meter: Meter) -> None:
+    try:
+        async with asyncio.timeout(LAST_FLUSH_S):
+            stored = await meter.flush()
+    except TimeoutError:
+        stored = False
+    if not stored:
+        log.error("usage_lost", reason="the database was away when the process stopped")
