@@ -1,5 +1,6 @@
 """The fixtures of all tests: real servers, the application in this process, and the product as its own processes."""
 
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -7,6 +8,7 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
+import structlog
 
 from tests.support.people import Person, register
 from tests.support.servers import SECRET_KEY, Cluster, ClusterKeeper, valkey
@@ -20,6 +22,12 @@ _KEEPER = pytest.StashKey[ClusterKeeper]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start PostgreSQL once, in the main process; it dies with it whatever happens."""
+    # Into the standard library's logging, where pytest keeps it for the report of a test that fails.
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     keeper = ClusterKeeper()

@@ -55,9 +55,11 @@ class Page:
             return None
         try:
             padded = self.cursor + "=" * (-len(self.cursor) % 4)
-            key: str | int = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+            key = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         except (ValueError, RecursionError):
             raise _bad_cursor() from None
+        if not isinstance(key, str | int):
+            raise _bad_cursor()
         return key
 
 

@@ -1,0 +1,40 @@
+"""Schemathesis drives every operation of the OpenAPI document; whatever it sends, nothing answers 500."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import aiohttp
+
+from tests.support.people import gateway_headers, register
+
+MAX_EXAMPLES = 40
+MAX_TIME_S = 75  # for the fuzzing phase; the examples and the coverage phase before it are bounded by themselves
+SEED = 20261123
+
+
+async def test_no_input_gives_a_500(client: aiohttp.ClientSession, app_url: str, tmp_path: Path) -> None:
+    person = await register(client)
+    await person.top_up("500.00")
+    token = (await person.buy_token(24))["token"]
+    headers = {**person.headers, **gateway_headers(token)}
+    process = await asyncio.create_subprocess_exec(
+        *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{app_url}/openapi.json"),
+        *(part for name, value in headers.items() for part in ("-H", f"{name}: {value}")),
+        *(
+            "--checks",
+            "not_a_server_error",
+            "--phases",
+            "examples,coverage,fuzzing",
+            "--max-examples",
+            str(MAX_EXAMPLES),
+        ),
+        *("--max-time", str(MAX_TIME_S)),
+        *("--seed", str(SEED), "--workers", "2", "--request-timeout", "10", "--no-color", "--continue-on-failure"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=tmp_path,
+    )
+    output, _ = await process.communicate()
+    text = output.decode(errors="replace")
+    assert process.returncode == 0, text[-8000:]
