@@ -188,10 +188,14 @@ async def test_redirects_are_passed_on_not_followed() -> None:
     async def redirect(_: web.Request) -> web.Response:
         return web.Response(status=302, headers={"Location": "http://elsewhere.example/"})
 
-    async with app_upstream(web.get("/", redirect)) as url, gateway(url) as proxy:
-        async with aiohttp.ClientSession() as client, client.get(proxy.url, allow_redirects=False) as response:
-            assert response.status == 302
-            assert response.headers["Location"] == "http://elsewhere.example/"
+    async with (
+        app_upstream(web.get("/", redirect)) as url,
+        gateway(url) as proxy,
+        aiohttp.ClientSession() as client,
+        client.get(proxy.url, allow_redirects=False) as response,
+    ):
+        assert response.status == 302
+        assert response.headers["Location"] == "http://elsewhere.example/"
 
 
 async def test_interim_answers_are_skipped() -> None:
@@ -231,9 +235,13 @@ async def test_events_arrive_one_by_one() -> None:
             await response.write(b"data: %d\n\n" % number)
         return response
 
-    async with app_upstream(web.get("/", events)) as url, gateway(url) as proxy:
-        async with aiohttp.ClientSession() as client, client.get(proxy.url) as response:
-            for number in range(3):
-                proceed.set()
-                assert await response.content.readuntil(b"\n\n") == b"data: %d\n\n" % number
-            assert await response.content.read() == b""
+    async with (
+        app_upstream(web.get("/", events)) as url,
+        gateway(url) as proxy,
+        aiohttp.ClientSession() as client,
+        client.get(proxy.url) as response,
+    ):
+        for number in range(3):
+            proceed.set()
+            assert await response.content.readuntil(b"\n\n") == b"data: %d\n\n" % number
+        assert await response.content.read() == b""

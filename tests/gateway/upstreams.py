@@ -1,4 +1,4 @@
-"""Upstreams with faults on raw sockets, real aiohttp upstreams, and a gateway that forwards to them without admission."""
+"""Upstreams with faults on raw sockets, real aiohttp upstreams, and a gateway that admits everybody."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from zenzefi.access.models import TokenGrant
 from zenzefi.errors import ZenzefiError
 from zenzefi.gateway.forward import defer_continue, forward
 from zenzefi.gateway.headers import Provenance
-from zenzefi.gateway.models import Admission, Device
+from zenzefi.gateway.models import Admission, Device, StreamEnd
 from zenzefi.gateway.paths import canonicalise
 from zenzefi.gateway.streams import OpenStream
 from zenzefi.infra.http import AUTOMATIC_HEADERS, UpstreamConnector, UpstreamTimeouts
@@ -35,6 +35,7 @@ class RawUpstream:
     port: int = 0
     connections: int = 0
     heads: list[bytes] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)  # a head was read
     closed: asyncio.Queue[None] = field(default_factory=asyncio.Queue)
 
     @property
@@ -53,6 +54,7 @@ class RawUpstream:
     async def read_head(self, reader: asyncio.StreamReader) -> bytes:
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head)
+        self.asked.set()
         return head
 
     async def saw_close(self) -> None:
@@ -112,10 +114,8 @@ async def app_upstream(*routes: web.AbstractRouteDef) -> AsyncIterator[str]:
     runner = web.AppRunner(app, access_log=None, auto_decompress=False, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        assert site._server is not None
-        yield f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
@@ -147,6 +147,7 @@ class Gateway:
     errors: list[str] = field(default_factory=list)
     own: Iterable[tuple[str, str]] = (("X-Token-Expires-At", "2030-01-01T00:00:00Z"),)
     refuses: ZenzefiError | None = None  # raised when the upstream has answered
+    ends_at_once: StreamEnd | None = None  # each stream's end, from before it goes upstream
     answers: int = 0
 
     @property
@@ -156,6 +157,8 @@ class Gateway:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         stream = open_stream()
         self.streams.append(stream)
+        if self.ends_at_once is not None:
+            stream.end(self.ends_at_once)
         try:
             return await forward(
                 request,
@@ -188,6 +191,12 @@ class Gateway:
         """The account of the request that finished next."""
         async with asyncio.timeout(5):
             return await self.finished.get()
+
+    async def until_in_use(self, connections: int) -> None:
+        """Wait until so many connections to the upstream carry a request."""
+        async with asyncio.timeout(5):
+            while self.connector.in_use != connections:  # noqa: ASYNC110  the pool announces nothing
+                await asyncio.sleep(0.01)
 
     async def ask(self, raw: bytes) -> bytes:
         """Send raw bytes on a new connection and give all that comes back until the gateway closes."""

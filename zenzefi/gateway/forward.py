@@ -30,8 +30,8 @@ from zenzefi.infra.http import UpstreamConnector
 # Gives our own fields for the answer's head; it may raise, and then the client gets that error instead of the answer.
 OnAnswer = Callable[[], Awaitable[Iterable[tuple[str, str]]]]
 
-# An upstream that knows nothing of "Expect: 100-continue" never asks for the body: it gets it after this long (RFC 9110,
-# section 10.1.1, tells clients not to wait indefinitely either).
+# An upstream that knows nothing of "Expect: 100-continue" never asks for the body: it gets it after this long, as RFC
+# 9110, section 10.1.1, advises clients.
 CONTINUE_WAIT_S = 1.0
 
 
@@ -97,6 +97,7 @@ class Relay:
         self._watchdog = Watchdog(self._loop, self._on_silence)
         self._response: ProxiedResponse | None = None
         self._upload: asyncio.Task[None] | None = None
+        self._is_request_whole = True  # nothing of the request's body is left to be sent
         self._awaits_client = False  # the upload waits for the client's next chunk
         self._writes_to_client = False
         self._unsent_to_client = -1  # bytes, at the last look of the watchdog
@@ -117,12 +118,13 @@ class Relay:
             if not upgrade or upgrade_of(message.headers) != upgrade:
                 raise BadAnswer("The upstream switched to a protocol that was not asked for.")
             self._watchdog.stop()
+            watch_disconnect(self._request, None)  # a close is how tunnels end; the tunnel hears of it by itself
             return await tunnel(
                 self._request, self._exchange, fields=fields, protocol_name=upgrade, stream=self._stream
             )
         self._stream.outcome = Outcome.UPSTREAM_ERROR if message.code >= 500 else Outcome.SERVED
         response = ProxiedResponse(status=message.code, reason=message.reason, headers=fields)
-        if self._upload is not None and not self._upload.done():
+        if not self._is_request_whole:
             response.force_close()  # answered early: the rest of the body is not wanted (RFC 9112, section 9.6)
         try:
             await self._send_answer(answer, response)
@@ -212,7 +214,7 @@ class Relay:
     async def _ask_with_whole_body(self, head: bytes, *, chunked: bool) -> Answer:
         try:
             body = self._request.content.read_nowait()
-        except Exception as error:
+        except Exception as error:  # the server's protocol may put any error on the body
             raise BadUpload("The request body could not be read.") from error
         self._stream.bytes_in += len(body)
         if chunked:
@@ -223,12 +225,11 @@ class Relay:
 
     async def _ask_while_uploading(self, head: bytes, *, length: int | None, expects: bool) -> Answer:
         exchange = self._exchange
+        self._is_request_whole = False
         await exchange.send(head)
         if expects:
             answer = await self._await_invitation()
             if answer is not None:
-                # The client may or may not send its body now, so its connection cannot be used again.
-                self._request.protocol.keep_alive(False)
                 return answer
         self._watchdog.start(self._timeouts.idle_s)
         self._upload = self._loop.create_task(self._send_body(exchange.body_writer(content_length=length)))
@@ -256,7 +257,7 @@ class Relay:
             self._awaits_client = True
             try:
                 chunk = await content.readany()
-            except Exception:
+            except Exception:  # noqa: BLE001  the server's protocol may put any error on the body
                 self.fail(ClientGone() if self._is_client_gone() else BadUpload("The request body is malformed."))
                 return
             self._awaits_client = False
@@ -265,6 +266,7 @@ class Relay:
             try:
                 if not chunk:
                     await writer.write_eof()
+                    self._is_request_whole = True
                     break
                 await writer.write(chunk)
             except (ClientError, OSError):
@@ -320,7 +322,7 @@ class Relay:
 
     def _release(self) -> None:
         """Give the connection back, unless the upstream still waits for the rest of the request on it."""
-        if self._upload is None or self._upload.done():
+        if self._is_request_whole:
             self._exchange.release()
         else:
             self._exchange.close()

@@ -51,7 +51,7 @@ async def tunnel(
             _keep_alive(transport)
         # Both protocols hand what they receive to a parser of frames; a pipe stands in for it.
         client.set_parser(cast(Any, upward))
-        client.keep_alive(False)
+        client.keep_alive(False)  # noqa: FBT003
         upstream.set_parser(downward, None)
         if client.transport is not None and upstream.transport is not None:
             await closed.wait()
