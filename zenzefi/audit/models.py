@@ -1,6 +1,6 @@
 """Whom an audit row names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
 from uuid import UUID
@@ -33,3 +33,9 @@ class Actor:
     def operator(cls) -> Self:
         """Somebody at the command line."""
         return cls(kind=ActorKind.OPERATOR)
+
+    def known_as(self, user_id: UUID) -> Self:
+        """The same client, who has just shown to be this user; an operator stays one."""
+        if self.kind is ActorKind.OPERATOR:
+            return self
+        return replace(self, kind=ActorKind.USER, user_id=user_id)
