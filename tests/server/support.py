@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -121,6 +122,10 @@ async def echo(request: web.Request) -> web.Response:
     return web.Response(body=body)
 
 
+async def process_id(_request: web.Request) -> web.Response:
+    return web.Response(text=str(os.getpid()))
+
+
 async def ignore_body(request: web.Request) -> web.Response:
     request.app[SERVICE].seen.append((request.method, request.raw_path, b""))
     return web.Response(text="ignored", status=401)
@@ -183,6 +188,7 @@ def small_app() -> web.Application:
     app.router.add_get("/fail", fail)
     app.router.add_post("/slow-read", slow_read)
     app.router.add_route("*", "/ignore", ignore_body)
+    app.router.add_get("/process", process_id)
     app.router.add_route("*", "/{path:.*}", echo)
     return app
 

@@ -227,8 +227,17 @@ class HardenedProtocol(RequestHandler):
         await asyncio.wait((self._lingering,), timeout=self._server.deadlines.linger_s)
 
 
+class _AnonymousResponse(web.Response):
+    """A response that does not tell what the server runs on, as none of ours does."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        del self.headers["Server"]
+
+
 def _closing(response: web.Response, request_id: str) -> web.Response:
     # aiohttp runs no hooks for these, so what every response carries is put on here.
+    response = _AnonymousResponse(body=response.body, status=response.status, headers=response.headers)
     response.headers["X-Request-ID"] = request_id
     for name, value in SECURITY_HEADERS:
         response.headers[name] = value

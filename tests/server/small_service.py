@@ -1,0 +1,19 @@
+"""What the processes of the supervisor's tests serve: the small application."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.server.support import small_app
+from zenzefi.server.service import Service
+from zenzefi.settings import Settings
+
+
+@asynccontextmanager
+async def open_service(_settings: Settings) -> AsyncIterator[Service]:
+    # How a test breaks the processes that start from now on, as a bad deployment would.
+    broken = os.environ.get("BROKEN_WHEN_EXISTS", "")
+    if broken and Path(broken).exists():
+        raise RuntimeError("the new code is broken")
+    yield Service(public=small_app(), internal=small_app(), on_drain=lambda: None)

@@ -1,0 +1,55 @@
+"""Binds the listening sockets that all web processes share."""
+
+import errno
+import socket
+
+from zenzefi.server.errors import ServerError
+
+# Connections that wait while every process is busy or restarting; the kernel caps it at net.core.somaxconn.
+BACKLOG = 2048
+
+
+def listen(host: str, port: int, *, variables: tuple[str, str]) -> socket.socket:
+    """Listen on a TCP address; `variables` are the settings that name the host and the port. Port 0 takes a free one.
+
+    Raises:
+        ServerError: the address cannot be had; the message says what to do.
+    """
+    host_variable, port_variable = variables
+    try:
+        ((family, _, _, _, address), *_) = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise ServerError(f"{host_variable}={host} is no address of a network interface: {error.strerror}.") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ServerError(_why(error, host, port, host_variable, port_variable)) from None
+    listener.settimeout(0)
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a browser on this machine finds the socket."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  to be shown, not to be bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _why(error: OSError, host: str, port: int, host_variable: str, port_variable: str) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return (
+                f"Port {port} of {host} is in use by another program. Stop that program (`ss -ltnp 'sport = :{port}'` "
+                f"shows it), or set {port_variable} to a free port."
+            )
+        case errno.EACCES:
+            return f"Port {port} is reserved for root. Set {port_variable} to a port from 1024 up."
+        case errno.EADDRNOTAVAIL:
+            return f"{host_variable}={host} is not an address of this machine. Set it to one that is, or to 0.0.0.0."
+    return f"Cannot listen on {host} port {port}: {error.strerror}. Check {host_variable} and {port_variable}."
