@@ -1,5 +1,6 @@
 """What the wallet's tests share: owners of wallets, and single movements each in a transaction of its own."""
 
+import asyncio
 from decimal import Decimal
 from uuid import UUID
 
@@ -72,3 +73,13 @@ async def debit(ctx: Context, user_id: UUID, amount: Decimal) -> LedgerEntry:
     """A debit of its own."""
     async with ctx.transaction() as conn:
         return await debit_step(ctx, conn, user_id, amount)
+
+
+async def until_a_lock_is_waited_for(ctx: Context) -> None:
+    """Wait until some session of this database waits for a lock."""
+    query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(20), ctx.connection() as conn:
+        while True:
+            if await conn.fetchval(query):
+                return
+            await asyncio.sleep(0.005)  # the server has no event for it

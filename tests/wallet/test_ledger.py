@@ -12,9 +12,8 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from tests.support.servers import Cluster
 from tests.support.serving import ROOT
-from tests.wallet.ledger import credit, credit_step, debit, debit_step, insert_user
+from tests.wallet.ledger import credit, credit_step, debit, debit_step, insert_user, until_a_lock_is_waited_for
 from zenzefi.context import Context
 from zenzefi.wallet import service
 from zenzefi.wallet.errors import InsufficientFunds, InvalidAmount, WalletFull, WalletOwnerNotFound
@@ -61,27 +60,14 @@ async def test_refused_debit_leaves_its_transaction_usable(ctx: Context) -> None
     assert (entry.balance_after, entry.entry_no) == (Decimal("0.00"), 2)
 
 
-async def test_debit_sees_a_credit_that_commits_while_it_runs(ctx: Context, cluster: Cluster, database: str) -> None:
+async def test_debit_sees_a_credit_that_commits_while_it_runs(ctx: Context) -> None:
     user_id = await insert_user(ctx)
     await credit(ctx, user_id, Decimal("1.00"))
     async with ctx.transaction() as conn:
         await credit_step(ctx, conn, user_id, FIVE)
         running = asyncio.create_task(debit(ctx, user_id, FIVE))
-        await _until_a_lock_is_waited_for(cluster, database)
+        await until_a_lock_is_waited_for(ctx)
     assert (await running).balance_after == Decimal("1.00")
-
-
-async def _until_a_lock_is_waited_for(cluster: Cluster, database: str) -> None:
-    connection = await cluster.connect()
-    query = "SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
-    try:
-        async with asyncio.timeout(10):
-            while True:
-                if await connection.fetchval(query, database):
-                    return
-                await asyncio.sleep(0.005)  # the server has no event for it
-    finally:
-        await connection.close()
 
 
 async def test_wallet_takes_its_bound_and_not_a_cent_more(ctx: Context) -> None:

@@ -154,8 +154,8 @@ def _is_well_formed(key: str) -> bool:
 
 
 def _hash_request(method: str, raw_path: str, body: bytes) -> bytes:
-    """Fingerprint a request; JSON that differs in nothing but spacing and the order of members is the same."""
-    # Numbers stay text: 1.0 and 1.00 differ, and none overflows. A route without a body may be sent what is no JSON.
+    """Fingerprint a request; spacing, the order of members and quotes around a number make no difference."""
+    # Numbers stay text: none is rounded, and none overflows. A route that reads no body may be sent what is no JSON.
     with suppress(ValueError, RecursionError):
         parsed = json.loads(body, parse_int=str, parse_float=str)
         body = json.dumps(parsed, sort_keys=True, separators=(",", ":")).encode()
