@@ -7,6 +7,7 @@ refresh one at a time.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from zenzefi.accounts.rules import normalise_email, normalise_password
 from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context
+from zenzefi.errors import Unavailable
 from zenzefi.infra.db import Connection
 from zenzefi.infra.jwt import Claims
 from zenzefi.web.identity import Identity
@@ -43,7 +45,8 @@ async def log_in(ctx: Context, *, email: str, password: str, actor: Actor) -> To
                 continue
             pair = await _open_login(ctx, conn, user_id=credentials.user_id, actor=actor)
         if ctx.passwords.needs_rehash(credentials.password_hash):
-            await _rehash(ctx, credentials, password)
+            with suppress(Unavailable):  # the next login tries again
+                await _rehash(ctx, credentials, password)
         return pair
 
 

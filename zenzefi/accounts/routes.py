@@ -1,7 +1,6 @@
 """HTTP of accounts and logins."""
 
 from aiohttp import web
-from aiohttp_apispec import docs, json_schema, querystring_schema, response_schema
 
 from zenzefi.accounts import logins, service
 from zenzefi.accounts.models import TokenPair, UserChanges
@@ -15,6 +14,7 @@ from zenzefi.accounts.schemas import (
     UserSchema,
 )
 from zenzefi.web.auth import actor_of, public
+from zenzefi.web.declare import docs, json_schema, querystring_schema, response_schema
 from zenzefi.web.keys import CTX, IDENTITY, JSON, QUERY
 from zenzefi.web.responses import json_response
 
