@@ -26,12 +26,6 @@ class BadDeviceId(BadRequest):
     code = "bad_device_id"
 
 
-class AmbiguousHeaders(BadRequest):
-    """The request's own headers can be read in more than one way"""
-
-    code = "ambiguous_headers"
-
-
 class ScopeDenied(Forbidden):
     """The token's scope does not cover this request"""
 

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 from uuid import UUID
 
@@ -67,7 +67,7 @@ class GatewaySession:
 
     session_id: UUID
     device_hint: str
-    ip: IPv4Interface | IPv6Interface | None
+    ip: IPv4Address | IPv6Address | None
     user_agent: str | None
     started_at: datetime
     last_activity: datetime

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from ipaddress import ip_interface
 from typing import Final
 from uuid import UUID
 
@@ -24,7 +25,7 @@ async def upsert_device_lease(
     row = await conn.fetchrow(
         """
         INSERT INTO device_leases AS lease (token_id, device_hash, expires_at)
-        VALUES ($1, $2, $3 + $4 * interval '1 millisecond')
+        VALUES ($1, $2, $3::timestamptz + $4 * interval '1 millisecond')
         ON CONFLICT (token_id) DO UPDATE SET device_hash = excluded.device_hash, expires_at = excluded.expires_at
         WHERE lease.device_hash = excluded.device_hash OR lease.expires_at <= $3
         RETURNING token_id
@@ -205,7 +206,7 @@ def _session(row: asyncpg.Record) -> GatewaySession:
     return GatewaySession(
         session_id=row["id"],
         device_hint=row["device_hint"],
-        ip=row["ip"],
+        ip=None if row["ip"] is None else ip_interface(row["ip"]).ip,  # asyncpg gives an address or an interface
         user_agent=row["user_agent"],
         started_at=row["started_at"],
         last_activity=row["last_activity"],

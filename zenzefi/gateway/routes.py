@@ -28,8 +28,6 @@ GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
 
 PREFIX: Final = "/api/v1/proxy"
 EXPIRY_HEADER: Final = "X-Token-Expires-At"
-_NOT_FORWARDED: Final = ("CONNECT", "TRACE")
-_ALLOWED: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _CREDENTIALS: Final[dict[str, object]] = {"security": [{"accessToken": []}]}
 
@@ -62,10 +60,8 @@ async def gateway_lifecycle(app: web.Application) -> AsyncIterator[None]:
 @public
 async def proxy(request: web.Request) -> web.StreamResponse:
     """Check, forward and meter one request."""
-    if request.method in _NOT_FORWARDED:
-        raise web.HTTPMethodNotAllowed(request.method, _ALLOWED)
     gateway = request.app[GATEWAY]
-    credentials = read_credentials(request.headers, request.raw_headers)
+    credentials = read_credentials(request.headers)
     try:
         path = canonicalise(_upstream_path(request))
     except BadPath:
@@ -102,7 +98,7 @@ async def proxy(request: web.Request) -> web.StreamResponse:
 @public
 async def get_status(request: web.Request) -> web.Response:
     """Tell the holder of a token what it is good for."""
-    token, device = read_token(request.headers, request.raw_headers)
+    token, device = read_token(request.headers)
     status = await service.tell_status(request.app[GATEWAY], token=token, device=device)
     return json_response(status_json(status))
 

@@ -76,7 +76,7 @@ def session_json(session: GatewaySession) -> JsonObject:
     return {
         "id": str(session.session_id),
         "device": session.device_hint,
-        "ip": None if session.ip is None else str(session.ip.ip),
+        "ip": None if session.ip is None else str(session.ip),
         "user_agent": session.user_agent,
         "started_at": format_time(session.started_at),
         "last_activity": format_time(session.last_activity),

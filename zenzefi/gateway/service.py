@@ -30,7 +30,7 @@ from zenzefi.gateway.models import Admission, Device, Outcome, StreamEnd, TokenS
 from zenzefi.gateway.paths import CanonicalPath
 from zenzefi.gateway.streams import OpenStream, OpenStreams
 from zenzefi.gateway.sweeps import EXPIRY_S, LEASES_S, RECHECK_S, StreamSweeps, sweep_for_ever
-from zenzefi.gateway.tokens import GrantCache
+from zenzefi.gateway.tokens import LEASE_S, GrantCache
 
 LAST_FLUSH_S: Final = 5.0  # what a process that stops waits for the database to take its last counters
 
@@ -108,7 +108,8 @@ async def admit(gateway: Gateway, *, token: str, device: Device, method: str, pa
         raise ScopeDenied(f"The scope {grant.scope} does not cover {method} {path.path}.")
     if verdict.held_by_other_ms:
         gateway.meter.count_denied(grant)
-        raise DeviceConflict(remaining_ms=verdict.held_by_other_ms)
+        # The second that a lease lasts longer is ours, not a part of what is promised.
+        raise DeviceConflict(remaining_ms=min(verdict.held_by_other_ms, LEASE_S * 1000))
     return Admission(grant=grant, device=device, confirmed_at=verdict.confirmed_at)
 
 

@@ -1,0 +1,167 @@
+"""A product of its own for tests that break things: PostgreSQL, Valkey, an upstream, and `zenzefi serve` on top."""
+
+import asyncio
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import aiohttp
+import psutil
+from redis.asyncio import Redis
+
+from tests.support.people import Person, gateway_headers, register
+from tests.support.servers import SECRET_KEY, Cluster
+from tests.support.serving import Served, serve
+from zenzefi.devstack.embedded import EmbeddedServer
+from zenzefi.devstack.postgres import EmbeddedPostgres
+from zenzefi.devstack.upstream import run_upstream
+from zenzefi.devstack.valkey import EmbeddedValkey
+
+DATABASE = "zenzefi_gateway_test"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Servers:
+    """The servers behind the product, which a test may stop, kill and freeze."""
+
+    postgres: EmbeddedPostgres
+    valkey: EmbeddedValkey
+    cluster: Cluster
+    env: dict[str, str]
+
+    @asynccontextmanager
+    async def serve(self, *, processes: int = 2, **variables: str) -> AsyncIterator[Served]:
+        """The product's own processes on these servers."""
+        async with serve({**self.env, **variables}, processes=processes) as served:
+            yield served
+
+    @asynccontextmanager
+    async def redis(self) -> AsyncIterator["Redis"]:
+        """A client of the Valkey, for looking at what is in it."""
+        client = Redis(host=self.valkey.host, port=self.valkey.port, password=self.valkey.password)
+        try:
+            yield client
+        finally:
+            await client.aclose()
+
+
+@asynccontextmanager
+async def run_servers() -> AsyncIterator[Servers]:
+    """Start the servers with a migrated database; PostgreSQL logs every statement."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zenzefi-gateway-")))
+        postgres = EmbeddedPostgres(directory / "postgres", durable=False, settings={"log_statement": "all"})
+        postgres.start()
+        stack.callback(postgres.stop)
+        valkey = EmbeddedValkey(directory / "valkey", append_only=False)
+        valkey.start()
+        stack.callback(valkey.stop)
+        cluster = Cluster(
+            host=postgres.host,
+            port=postgres.port,
+            user=postgres.superuser,
+            password=postgres.password,
+            run=uuid4().hex[:8],
+        )
+        await cluster.prepare()
+        await cluster.clone(DATABASE)
+        async with run_upstream() as upstream_port:
+            env = {
+                "ENVIRONMENT": "development",
+                "SECRET_KEY": SECRET_KEY,
+                "ZENZEFI_TARGET_URL": f"http://127.0.0.1:{upstream_port}",
+                "REDIS_HOST": valkey.host,
+                "REDIS_PORT": str(valkey.port),
+                "REDIS_PASSWORD": valkey.password,
+                **cluster.settings_env(DATABASE),
+            }
+            yield Servers(postgres=postgres, valkey=valkey, cluster=cluster, env=env)
+
+
+def kill(server: EmbeddedServer) -> None:
+    """kill -9 of a server and all its children, as the kernel's out-of-memory killer would."""
+    for process in _family(server):
+        os.kill(process, signal.SIGKILL)
+    server.stop()
+
+
+@contextmanager
+def frozen(server: EmbeddedServer) -> Iterator[None]:
+    """Stop a server in its tracks: connections stay open and nobody answers."""
+    processes = _family(server)
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+
+def _family(server: EmbeddedServer) -> list[int]:
+    parent = psutil.Process(server.child.pid)
+    return [process.pid for process in (parent, *parent.children(recursive=True))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back through the gateway."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str | None:
+        """The code of a problem document."""
+        if "problem+json" not in self.headers.get("Content-Type", ""):
+            return None
+        code: str = json.loads(self.body)["code"]
+        return code
+
+
+async def ask(
+    client: aiohttp.ClientSession,
+    token: str,
+    path: str = "/hello",
+    *,
+    device: str = "device-0001",
+    method: str = "GET",
+    data: bytes | None = None,
+) -> Answer:
+    """One request through the gateway."""
+    async with client.request(
+        method, f"/api/v1/proxy{path}", headers=gateway_headers(token, device), data=data, allow_redirects=False
+    ) as response:
+        return Answer(status=response.status, headers=dict(response.headers), body=await response.read())
+
+
+@asynccontextmanager
+async def connect(url: str, *, fresh: bool = False) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client; `fresh` gives every request a connection of its own, which any of the processes may take."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=fresh)
+    async with aiohttp.ClientSession(url, connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        yield session
+
+
+async def until(holds: Callable[[], Awaitable[bool]], *, timeout_s: float, pause_s: float = 0.05) -> float:
+    """Ask until the answer is yes; the seconds that took."""
+    started = time.monotonic()
+    async with asyncio.timeout(timeout_s):
+        while not await holds():  # noqa: ASYNC110  what another process does announces itself to nobody
+            await asyncio.sleep(pause_s)
+    return time.monotonic() - started
+
+
+async def buy(client: aiohttp.ClientSession, *, tokens: int = 1, scope: str = "full") -> tuple[Person, list[str]]:
+    """Somebody new with tokens of an hour."""
+    person = await register(client)
+    await person.top_up(f"{tokens + 1}.00")
+    return person, [(await person.buy_token(1, scope=scope))["token"] for _ in range(tokens)]
