@@ -35,6 +35,8 @@ from zenzefi.settings import Settings, SettingsError
 
 MAX_JOBS = 10
 HEARTBEAT_S = 10
+# A command is tried again for some 15 s, so that the jobs that run outlive a restart of Redis.
+REDIS_RETRIES = 20
 _RECONNECT_S = 1.0
 # The farewell to Redis must not keep a worker alive when it is Redis that is gone.
 _CLOSE_TIMEOUT_S = 2.0
@@ -98,7 +100,7 @@ def _build_worker(ctx: Context, cron_jobs: Sequence[CronJob], functions: Sequenc
 
 
 def _redis(settings: Settings) -> ArqRedis:
-    """Return arq's client; a command is tried again for some 15 s, so that running jobs outlive a restart of Redis."""
+    """Return arq's client."""
     return ArqRedis(
         host=settings.redis_host,
         port=settings.redis_port,
@@ -108,7 +110,7 @@ def _redis(settings: Settings) -> ArqRedis:
         job_deserializer=deserialize_job,
         socket_connect_timeout=2,
         socket_timeout=5,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 20),
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), REDIS_RETRIES),
         retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],
     )
 

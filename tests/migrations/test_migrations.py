@@ -47,14 +47,15 @@ def test_each_rollback_undoes_its_migration_and_it_can_be_applied_again(
     whole = describe_schema(superuser)
     for migration_id, earlier in zip(reversed(expected_ids()), reversed(before), strict=True):
         assert migrate_down(blank) == migration_id
-        after = describe_schema(superuser)
-        if migration_id == expected_ids()[0]:
-            # A privilege that was granted and revoked leaves the default privileges written out.
-            after, earlier = ([line for line in each if "'schema'" not in line] for each in (after, earlier))
-        assert after == earlier, migration_id
+        assert _tables(describe_schema(superuser)) == _tables(earlier), migration_id
     assert migrate_down(blank) is None
     assert migrate_up(blank) == list(expected_ids())
     assert describe_schema(superuser) == whole
+
+
+def _tables(schema: list[str]) -> list[str]:
+    """Without the privileges on the schema itself: one that was granted and revoked leaves the others written out."""
+    return [line for line in schema if not line.startswith("('schema'")]
 
 
 def test_an_edited_migration_is_refused_by_name(blank: Settings, own: Migrations) -> None:
@@ -175,5 +176,5 @@ def test_what_is_wrong_with_the_server_is_explained(
 
 def test_an_owner_without_rights_is_told_what_to_do(blank_env: dict[str, str], cluster: Cluster) -> None:
     login = {"POSTGRES_OWNER_USER": cluster.app, "POSTGRES_OWNER_PASSWORD": blank_env["POSTGRES_PASSWORD"]}
-    with pytest.raises(MigrationError, match="permission denied.*must own the database"):
+    with pytest.raises(MigrationError, match=r"permission denied.*must own the database"):
         migrate_up(Settings.from_env(blank_env | login))
