@@ -63,10 +63,13 @@ class Home:
         for directory in (self.directory, self.logs, self.run):
             make_private_directory(directory)
         self._take_lock()
-        # It holds secrets and is often made inside a checkout.
-        write_private_file(self.directory / ".gitignore", "*\n")
-        self.state = self._read_state()
-        self.save(self.state)
+        try:
+            # It holds secrets and is often made inside a checkout.
+            write_private_file(self.directory / ".gitignore", "*\n")
+            self.save(self._read_state())
+        except StateBroken:
+            self.close()
+            raise
         return self
 
     def close(self) -> None:

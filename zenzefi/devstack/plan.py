@@ -122,12 +122,13 @@ def _plan_valkey(environment: _Environment, home: Home, port: int) -> EmbeddedVa
 def _plan_s3(environment: _Environment, home: Home, port: int) -> EmbeddedSeaweedFS | None:
     if environment.has("S3_ENDPOINT_URL"):
         return None
-    s3 = EmbeddedSeaweedFS(home.directory / "s3", port=port, log_file=home.logs / "s3.log")
+    environment.add("S3_BUCKET", "zenzefi")
+    bucket = Settings.from_env(environment.values).s3_bucket
+    s3 = EmbeddedSeaweedFS(home.directory / "s3", port=port, bucket=bucket, log_file=home.logs / "s3.log")
     s3.prepare()
     environment.override("S3_ENDPOINT_URL", s3.endpoint_url)
     environment.override("S3_ACCESS_KEY", s3.access_key)
     environment.override("S3_SECRET_KEY", s3.secret_key)
-    environment.add("S3_BUCKET", "zenzefi")
     return s3
 
 

@@ -136,6 +136,7 @@ class ChildProcess:
         deadline = time.monotonic() + timeout_s
         while not is_ready():
             if self.returncode is not None:
+                self.stop()
                 raise ServerDied(self.obituary())
             if time.monotonic() > deadline:
                 self.stop(timeout_s=1.0)

@@ -27,15 +27,18 @@ _INNER_PORTS = (
 
 
 class EmbeddedSeaweedFS(EmbeddedServer):
-    """One S3 endpoint on the loopback address; the bucket is made by whoever uses it.
+    """One S3 endpoint on the loopback address, with a `bucket` that it makes soon after the start, if one is named.
 
     The filer behind it serves every object without a key, so nothing of it may ever listen beyond the loopback address.
     """
 
     name = "SeaweedFS (S3)"
 
-    def __init__(self, directory: Path, *, port: int | None = None, log_file: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, port: int | None = None, bucket: str = "", log_file: Path | None = None
+    ) -> None:
         super().__init__(directory, port=port, log_file=log_file)
+        self.bucket = bucket
         self.access_key = ""
         self.secret_key = ""
         self._inner_ports: dict[str, int] = {}
@@ -90,6 +93,7 @@ class EmbeddedSeaweedFS(EmbeddedServer):
             *(f"-{name}={port}" for name, port in self._inner_ports.items()),
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
+            f"-bucket={self.bucket}",
             f"-s3.config={identities}",
             "-s3.iam=false",
             "-admin.ui=false",

@@ -1,0 +1,47 @@
+"""Looking at processes from outside: who descends from whom, and who is gone."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+GONE_WITHIN_S = 5.0
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> None:
+    """Return when the condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"within {timeout_s:g} s this did not happen: {what}")
+        time.sleep(0.02)
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """All processes below this one, grandchildren too."""
+    return psutil.Process(pid).children(recursive=True)
+
+
+def still_there(processes: Iterable[psutil.Process]) -> list[str]:
+    """Those that have not ended; one that ended and waits for its new parent to notice is no more."""
+    found = []
+    for process in processes:
+        try:
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid} {' '.join(process.cmdline())[:120]}")
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def kill_and_expect_nothing_left(pid: int, *, wait: Callable[[], object]) -> None:
+    """kill -9 a process, and fail unless everything below it is gone soon after."""
+    below = descendants(pid)
+    assert below, "there is nothing below it: this would prove nothing"
+    os.kill(pid, signal.SIGKILL)
+    wait()
+    wait_until(lambda: not still_there(below), timeout_s=GONE_WITHIN_S, what="every process below it ends")
