@@ -112,7 +112,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         )
     except _CONNECTION_TROUBLE as error:
         raise DatabaseUnavailable(
-            f"PostgreSQL at {address} refused user {settings.postgres_user!r} or cannot be reached ({error}). "
+            f"PostgreSQL at {address} refused user {settings.postgres_user!r} or cannot be reached ({str(error) or 'no answer in time'}). "
             "Check POSTGRES_SERVER, POSTGRES_PORT, POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB."
         ) from error
     assert pool is not None
