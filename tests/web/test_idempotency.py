@@ -16,7 +16,7 @@ import pytest
 from tests.support.inprocess import run_app
 from tests.support.people import PASSWORD, Person, register
 from tests.support.servers import Cluster
-from tests.wallet.ledger import credit, debit
+from tests.wallet.ledger import credit, debit, until_a_lock_is_waited_for
 from zenzefi.context import Context, open_context
 from zenzefi.settings import Settings
 from zenzefi.wallet.models import MAX_BALANCE
@@ -127,17 +127,27 @@ async def test_request_in_flight_is_409_and_then_replayed(person: Person, ctx: C
     async with ctx.transaction() as conn:
         await conn.execute("SELECT 1 FROM ledger_accounts WHERE user_id = $1 FOR UPDATE", UUID(person.user_id))
         running = asyncio.create_task(send(person, key))
-        # The second may overtake the first; then it is the second that holds the key and waits for the wallet.
-        second = asyncio.create_task(send(person, key))
-        await asyncio.wait({running, second}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
-        refused, waiting = (running, second) if running.done() else (second, running)
-        status, problem, _, retry_after = refused.result()
+        await until_a_lock_is_waited_for(ctx)
+        status, problem, _, retry_after = await send(person, key)
         assert (status, json.loads(problem)["code"], retry_after) == (409, "idempotency_in_progress", "1")
-        assert not waiting.done()
-    first = await waiting
+        assert not running.done()
+    first = await running
     assert first[0] == 201
     assert (await send(person, key))[:3] == (201, first[1], True)
     assert await person.balance() == "6.00"
+
+
+async def test_request_in_flight_holds_up_nobody_elses_key(
+    client: aiohttp.ClientSession, person: Person, ctx: Context
+) -> None:
+    key, stranger = uuid4().hex, await register(client)
+    await person.top_up("1.00")
+    async with ctx.transaction() as conn:
+        await conn.execute("SELECT 1 FROM ledger_accounts WHERE user_id = $1 FOR UPDATE", UUID(person.user_id))
+        running = asyncio.create_task(send(person, key))
+        await until_a_lock_is_waited_for(ctx)
+        assert (await send(stranger, key))[0] == 201
+    assert (await running)[0] == 201
 
 
 async def test_answer_is_kept_for_a_day_and_no_longer(

@@ -17,7 +17,7 @@ from zenzefi.wallet.schemas import (
 )
 from zenzefi.web.auth import actor_of
 from zenzefi.web.declare import docs, json_schema, querystring_schema, response_schema
-from zenzefi.web.idempotency import respond_once
+from zenzefi.web.idempotency import KEY_PARAMETER, respond_once
 from zenzefi.web.keys import CTX, IDENTITY, JSON, QUERY
 from zenzefi.web.paging import page_of, page_response
 from zenzefi.web.responses import json_response
@@ -42,7 +42,7 @@ async def list_transactions(request: web.Request) -> web.Response:
     entries, next_entry_no = await service.list_transactions(
         request.app[CTX],
         user_id=request[IDENTITY].user_id,
-        transaction_type=request[QUERY]["transaction_type"],
+        transaction_type=request[QUERY].get("transaction_type"),
         before_entry_no=page.after_number(),
         limit=page.limit,
     )
@@ -53,6 +53,7 @@ async def list_transactions(request: web.Request) -> web.Response:
     tags=["wallet"],
     summary="Top up without paying",
     description="Exists in development only, for as long as PAYMENT_PROVIDER is mock.",
+    parameters=[KEY_PARAMETER],
 )
 @json_schema(MockPurchaseSchema())
 @response_schema(TransactionSchema(), 201, description="The deposit")

@@ -41,7 +41,7 @@ class TransactionPageSchema(Schema):
 class TransactionQuerySchema(PageQuerySchema):
     """Which part of a wallet's history is asked for."""
 
-    transaction_type = fields.Enum(TransactionType, by_value=True, load_default=None)
+    transaction_type = fields.Enum(TransactionType, by_value=True)
 
 
 class MockPurchaseSchema(Schema):

@@ -27,8 +27,6 @@ from zenzefi.wallet.models import (
     TransactionType,
 )
 
-__all__ = ["LedgerEntry", "SystemAccount", "TransactionType", "credit", "debit", "get_balance", "list_transactions"]
-
 _NO_MONEY = Decimal("0.00")
 _AFTER_ALL_ENTRIES = 2**63 - 1
 

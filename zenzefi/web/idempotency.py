@@ -33,7 +33,14 @@ from zenzefi.web.responses import json_response
 KEY_HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
 MAX_KEY_CHARS = 255
-# What api.md promises; a client that retries later than that has long lost its answer anyway.
+# For the `parameters` of a route's @docs.
+KEY_PARAMETER = {
+    "in": "header",
+    "name": KEY_HEADER,
+    "description": "Makes the request safe to repeat for 24 hours: the same key and body get the first answer again.",
+    "schema": {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY_CHARS}}}$"},
+}
+# What the API promises; a client that retries later than that has long lost its answer anyway.
 KEPT_FOR = timedelta(hours=24)
 # One DELETE of this many rows takes some milliseconds and holds no lock that a request would wait for.
 PURGE_BATCH_ROWS = 1000
