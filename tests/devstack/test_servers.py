@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from tests.devstack.processes import ROOT, kill_and_expect_nothing_left, wait_until
 from zenzefi.devstack.binaries import _copy_once, find_postgres
 from zenzefi.devstack.errors import PortTaken, ServerDied, StateBroken
-from zenzefi.devstack.ports import LOOPBACK, find_free_port, recall_ports
+from zenzefi.devstack.ports import LOOPBACK, recall_ports
 from zenzefi.devstack.postgres import EmbeddedPostgres
 from zenzefi.devstack.seaweedfs import EmbeddedSeaweedFS
 from zenzefi.devstack.valkey import EmbeddedValkey
@@ -220,20 +220,21 @@ def test_a_port_in_use_is_told_before_the_start(
 
 def test_ports_are_remembered_and_chosen_anew_when_somebody_else_took_one(tmp_path: Path, occupied_port: int) -> None:
     file = tmp_path / "ports.json"
-    free = find_free_port()
-    first = recall_ports(file, {"a": free, "b": occupied_port, "c": None})
-    assert first["a"] == free
-    assert first["b"] != occupied_port
-    assert recall_ports(file, {"a": None, "b": occupied_port, "c": None}) == first
-    file.write_text(json.dumps({"a": occupied_port}))
-    assert recall_ports(file, {"a": occupied_port})["a"] != occupied_port
+    first = recall_ports(file, ("a", "b", "c"))
+    assert len(set(first.values())) == 3
+    assert recall_ports(file, ("a", "b", "c")) == first
+    file.write_text(json.dumps({**first, "a": occupied_port}))
+    second = recall_ports(file, ("a", "b", "c"))
+    assert second["a"] != occupied_port
+    assert (second["b"], second["c"]) == (first["b"], first["c"])
+    assert recall_ports(file, ("a", "b", "c")) == second
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": "b"}', '{"a": 0}'])
 def test_a_broken_list_of_ports_names_the_fix(tmp_path: Path, content: str) -> None:
     (tmp_path / "ports.json").write_text(content)
     with pytest.raises(StateBroken, match="Remove that file"):
-        recall_ports(tmp_path / "ports.json", {"a": None})
+        recall_ports(tmp_path / "ports.json", ("a",))
 
 
 def test_a_copy_of_postgres_for_root_in_a_private_checkout_runs(

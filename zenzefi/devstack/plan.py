@@ -12,8 +12,8 @@ from zenzefi.devstack.seaweedfs import EmbeddedSeaweedFS
 from zenzefi.devstack.valkey import EmbeddedValkey
 from zenzefi.settings import Settings
 
-# Beside the well-known ports, which a machine's own servers are likely to hold.
-_PREFERRED_PORTS = {"postgres": 55432, "valkey": 56379, "s3": 58333, "upstream": 59000}
+# Not their well-known ports, which a machine's own servers are likely to hold.
+_INNER_PORTS = ("postgres", "valkey", "s3", "upstream")
 # A stack stops within 5 s, so its web processes cannot give open requests the 30 s that they have elsewhere.
 _DRAIN_TIMEOUT_S = "1.5"
 
@@ -42,7 +42,7 @@ def make_plan(home: Home, environ: Mapping[str, str]) -> Plan:
     """
     _wait_for_killed_stack(home)
     environment = _Environment(environ)
-    ports = recall_ports(home.ports_file, _PREFERRED_PORTS)
+    ports = recall_ports(home.ports_file, _INNER_PORTS)
     _add_web(environment, home)
     postgres = _plan_postgres(environment, home, ports["postgres"])
     valkey = _plan_valkey(environment, home, ports["valkey"])

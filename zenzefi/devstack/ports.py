@@ -1,14 +1,17 @@
 """Ports of the loopback address: chosen once, written down, and chosen anew only when somebody else took one."""
 
 import json
+import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from zenzefi.devstack.errors import PortTaken, StateBroken
 from zenzefi.devstack.secretfile import write_private_file
 
 LOOPBACK = "127.0.0.1"
+_LEAST_PORT = 20_000
+_PORTS_BELOW_EPHEMERAL = 32_768 - _LEAST_PORT  # net.ipv4.ip_local_port_range begins at 32768 unless somebody set it
 
 
 def is_port_free(port: int, *, host: str = LOOPBACK) -> bool:
@@ -23,11 +26,15 @@ def is_port_free(port: int, *, host: str = LOOPBACK) -> bool:
 
 
 def find_free_port() -> int:
-    """A port of the loopback address that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback address that nobody uses at this moment.
+
+    Not one of the kernel's choice (binding port 0): those are the ones that it also gives to outgoing connections, so
+    that one could be taken before its server listens, or while the server is down.
+    """
+    while True:
+        port = _LEAST_PORT + secrets.randbelow(_PORTS_BELOW_EPHEMERAL)
+        if is_port_free(port):
+            return port
 
 
 def require_free_port(port: int, *, server: str, fix: str, host: str = LOOPBACK) -> None:
@@ -36,15 +43,12 @@ def require_free_port(port: int, *, server: str, fix: str, host: str = LOOPBACK)
         raise PortTaken(f"Port {port} of {host} is in use, and {server} needs it. {fix}")
 
 
-def recall_ports(path: Path, preferred: Mapping[str, int | None]) -> dict[str, int]:
-    """The port of each name: the one that the file at `path` remembers, else the preferred one, if any, else a new one.
-
-    One that somebody else listens on is passed over. What was chosen is written down.
-    """
+def recall_ports(path: Path, names: Iterable[str]) -> dict[str, int]:
+    """The port of each name, from the file at `path` where it is still free, else a new one, which is written down."""
     known = _read(path)
     ports: dict[str, int] = {}
-    for name, default in preferred.items():
-        port = known.get(name, default)
+    for name in names:
+        port = known.get(name)
         while port is None or port in ports.values() or not is_port_free(port):
             port = find_free_port()
         ports[name] = port

@@ -63,7 +63,7 @@ class EmbeddedSeaweedFS(EmbeddedServer):
         write_private_file(identities, self._identities())
         program = find_seaweedfs()
         require_free_port(self.port, server=self.name, fix="Choose another port.")
-        self._inner_ports = recall_ports(self.directory / "ports.json", dict.fromkeys(_INNER_PORTS))
+        self._inner_ports = recall_ports(self.directory / "ports.json", _INNER_PORTS)
         child = self._launch(
             Command(
                 name=self.name,

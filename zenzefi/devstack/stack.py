@@ -94,6 +94,10 @@ class DevStack:
             internal_url=f"http://{_reachable(settings.internal_host)}:{settings.internal_port}",
             upstream_url=settings.upstream_url,
             is_demo_upstream=self._plan.upstream_port is not None,
+            servers=(
+                f"PostgreSQL {settings.postgres_server}:{settings.postgres_port}, "
+                f"Valkey {settings.redis_host}:{settings.redis_port}, S3 {settings.s3_endpoint_url}"
+            ),
             docs_enabled=settings.docs_enabled,
             processes=settings.processes,
             home=self._home.directory,

@@ -19,6 +19,7 @@ class Description:
     internal_url: str
     upstream_url: str
     is_demo_upstream: bool
+    servers: str
     docs_enabled: bool
     processes: int
     home: Path
@@ -39,6 +40,7 @@ def print_summary(stack: Description, *, seconds: float) -> None:
         "API docs": f"{stack.base_url}/docs  {stack.base_url}/redoc" if stack.docs_enabled else "",
         "Health": f"{stack.base_url}/health  {stack.internal_url}/readyz",
         "Upstream": upstream if stack.is_demo_upstream else stack.upstream_url,
+        "Servers": stack.servers,
         "Admin": f"{stack.admin_email}  password {stack.admin_password}",
         "State, logs": f"{stack.home}  {stack.logs}",
     }
