@@ -224,15 +224,15 @@ async def test_what_the_client_said_before_it_closed_arrives() -> None:
     size = 8 * 1024 * 1024
     received = 0
 
-    async def listen_late(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def listen(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal received
         await upstream.read_head(reader)
         writer.write(SWITCHED)
-        await asyncio.sleep(0.2)
-        while data := await reader.read(1024 * 1024):
+        while data := await reader.read(65536):
             received += len(data)
+            await asyncio.sleep(0.005)  # so slowly that the gateway still holds the end when the client is gone
 
-    async with raw_upstream(listen_late) as upstream, gateway(upstream.url) as proxy:
+    async with raw_upstream(listen) as upstream, gateway(upstream.url) as proxy:
         async with proxy.connect() as client:
             await client.send(UPGRADE)
             await client.reader.readuntil(b"\r\n\r\n")

@@ -25,6 +25,8 @@ from zenzefi.server.runner import HardenedRunner
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+GET = b"GET /a HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
+KEPT = b"GET /a HTTP/1.1\r\nHost: g\r\n\r\n"
 
 
 @dataclass
@@ -97,6 +99,13 @@ async def hang(upstream: RawUpstream, reader: asyncio.StreamReader, _writer: asy
     """Take requests and never answer."""
     await upstream.read_head(reader)
     await reader.read()
+
+
+def unused_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

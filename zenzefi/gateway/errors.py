@@ -78,6 +78,10 @@ class AccessEnded(Unauthenticated):
 
     code = "access_ended"
 
+    def __init__(self, reason: str) -> None:
+        """Take why it ended."""
+        super().__init__(f"The token's use ended while the request ran: {reason}.", challenge=GATEWAY_CHALLENGE)
+
 
 class UpstreamUnreachable(ZenzefiError):
     """The upstream cannot be reached"""

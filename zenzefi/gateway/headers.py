@@ -159,7 +159,8 @@ def _named_by_connection(headers: RawHeaders) -> frozenset[bytes]:
 
 
 def _named_in_answer(headers: MultiMapping[str]) -> frozenset[str]:
-    if "Connection" not in headers:
+    options = headers.getall("Connection", ())
+    if not options or options == ["keep-alive"]:  # the two usual cases
         return frozenset()
     # Dropping the length would turn a HEAD's or a plain answer's framing into another one.
     return frozenset(_connection_options(headers)) - {"content-length"}

@@ -1,6 +1,5 @@
 """One exchange with the upstream: a request written to one connection, and the head and body of its answer."""
 
-import asyncio
 import math
 from dataclasses import dataclass
 
@@ -42,7 +41,7 @@ class Exchange:
     def __init__(self, connector: UpstreamConnector, method: str) -> None:
         self._connector = connector
         self._method = method
-        self._loop = asyncio.get_running_loop()
+        self._loop = connector.loop
         self._connection: Connection | None = None
         self._protocol: ResponseHandler | None = None
         self._failure: ZenzefiError | None = None

@@ -74,6 +74,11 @@ class UpstreamConnector(TCPConnector):
         self._destination = ClientRequest(hdrs.METH_GET, url, loop=self._loop, skip_auto_headers=AUTOMATIC_HEADERS)
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the connections live in."""
+        return self._loop
+
+    @property
     def has_room(self) -> bool:
         """Whether one more connection may be taken."""
         return len(self._acquired) < self._max_connections

@@ -1,0 +1,303 @@
+"""A request on its way: up to the upstream, the answer's way down, and all that can end either early."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import ClientError, StreamReader, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpVersion11
+
+from zenzefi.errors import ZenzefiError
+from zenzefi.gateway.errors import (
+    AccessEnded,
+    BadAnswer,
+    BadUpload,
+    ClientGone,
+    UploadTooSlow,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from zenzefi.gateway.headers import Provenance, answer_headers, framing_lines, request_head, upgrade_of
+from zenzefi.gateway.models import Outcome
+from zenzefi.gateway.paths import CanonicalPath
+from zenzefi.gateway.response import ProxiedResponse
+from zenzefi.gateway.streams import OpenStream
+from zenzefi.gateway.tunnel import tunnel
+from zenzefi.gateway.upstream import Answer, Exchange
+from zenzefi.gateway.watchdog import Watchdog
+from zenzefi.infra.http import UpstreamConnector
+
+# Gives our own fields for the answer's head; it may raise, and then the client gets that error instead of the answer.
+OnAnswer = Callable[[], Awaitable[Iterable[tuple[str, str]]]]
+
+# An upstream that knows nothing of "Expect: 100-continue" never asks for the body: it gets it after this long, as RFC
+# 9110, section 10.1.1, advises clients.
+CONTINUE_WAIT_S = 1.0
+
+
+def watch_disconnect(request: web.Request, callback: Callable[[], None] | None) -> None:
+    """Have the connection's protocol call back as soon as the client is gone; None ends it."""
+    protocol = request.protocol
+    if hasattr(protocol, "on_disconnect"):
+        protocol.on_disconnect = callback
+
+
+class Relay:
+    """A request on its way: holds what both directions share."""
+
+    def __init__(self, request: web.Request, *, connector: UpstreamConnector, stream: OpenStream) -> None:
+        """Take the request, the upstream's pool and the caller's account of the stream."""
+        self._request = request
+        self._connector = connector
+        self._timeouts = connector.timeouts
+        self._stream = stream
+        self._loop = connector.loop
+        self._exchange = Exchange(connector, request.method)
+        self._watchdog = Watchdog(self._loop, self._on_silence)
+        self._response: ProxiedResponse | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self._is_request_whole = True  # nothing of the request's body is left to be sent
+        self._awaits_client = False  # the upload waits for the client's next chunk
+        self._writes_to_client = False
+        self._unsent_to_client = -1  # bytes, at the last look of the watchdog
+
+    async def run(self, path: CanonicalPath, provenance: Provenance, on_answer: OnAnswer) -> web.StreamResponse:
+        """Forward the request and give the response, which is sent by then."""
+        upgrade = self._upgrade()
+        answer = await self._ask(path, provenance, upgrade)
+        own = await on_answer()
+        if self._exchange.failure is not None:
+            raise self._exchange.failure
+        message = answer.message
+        try:
+            fields = answer_headers(message.reason, message.headers, own=own)
+        except ValueError as error:
+            raise BadAnswer("The upstream's answer holds control characters.") from error
+        if message.code == 101:
+            if not upgrade or upgrade_of(message.headers) != upgrade:
+                raise BadAnswer("The upstream switched to a protocol that was not asked for.")
+            self._watchdog.stop()
+            watch_disconnect(self._request, None)  # a close is how tunnels end; the tunnel hears of it by itself
+            return await tunnel(
+                self._request, self._exchange, fields=fields, protocol_name=upgrade, stream=self._stream
+            )
+        self._stream.outcome = Outcome.UPSTREAM_ERROR if message.code >= 500 else Outcome.SERVED
+        response = ProxiedResponse(status=message.code, reason=message.reason, headers=fields)
+        if not self._is_request_whole:
+            response.force_close()  # answered early: the rest of the body is not wanted (RFC 9112, section 9.6)
+        try:
+            await self._send_answer(answer, response)
+        except (ClientError, OSError):
+            self.fail(ClientGone())
+        return response
+
+    def fail(self, reason: ZenzefiError) -> None:
+        """End the request in both directions: the first reason is the one that counts."""
+        if self._exchange.failure is None and self._response is not None:
+            self.settle(reason)
+        self._exchange.abort(reason)
+        if self._response is not None:
+            self._response.abort()
+
+    def end(self, reason: str) -> None:
+        """End the request because its token may be used no longer."""
+        self.fail(AccessEnded(reason))
+
+    def client_gone(self) -> None:
+        """End the request because nobody waits for the answer."""
+        self.fail(ClientGone())
+
+    def settle(self, error: ZenzefiError) -> None:
+        """Note what came of the request."""
+        if self._stream.end_reason is not None:
+            return  # whoever ended the stream has said so
+        if isinstance(error, ClientGone | BadUpload | UploadTooSlow):
+            self._stream.outcome = Outcome.ABORTED
+        elif error.status in (502, 503, 504):
+            self._stream.outcome = Outcome.UPSTREAM_FAILED
+
+    async def close(self) -> None:
+        """Let go of everything; what is unfinished is broken off."""
+        self._watchdog.stop()
+        self._exchange.close()
+        if self._upload is not None and not self._upload.done():
+            # The server reads what is left of the body next, and two readers at a time are an error.
+            self._upload.cancel()
+            await asyncio.wait([self._upload])
+
+    def _upgrade(self) -> str:
+        """The protocol to switch to: WebSocket or none, which is all that the server's parser lets through."""
+        request = self._request
+        if request.method != "GET" or request.version != HttpVersion11 or request.body_exists:
+            return ""
+        upgrade = upgrade_of(request.headers)
+        return upgrade if upgrade == "websocket" else ""
+
+    async def _ask(self, path: CanonicalPath, provenance: Provenance, upgrade: str) -> Answer:
+        request = self._request
+        chunked = hdrs.TRANSFER_ENCODING in request.headers
+        length = None if chunked else request.content_length
+        expects = (
+            request.body_exists
+            and not request.content.is_eof()
+            and request.version >= HttpVersion11
+            and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+        )
+        head = request_head(
+            request.method,
+            self._connector.base_path + path.target,
+            authority=self._connector.authority,
+            headers=request.raw_headers,
+            provenance=provenance,
+            framing=framing_lines(content_length=length, chunked=chunked, expect_continue=expects, upgrade=upgrade),
+        )
+        if not request.body_exists:
+            return await self._ask_without_body(head)
+        if request.content.is_eof():
+            return await self._ask_with_whole_body(head, chunked=chunked)
+        return await self._ask_while_uploading(head, length=length, expects=expects)
+
+    async def _ask_without_body(self, head: bytes) -> Answer:
+        exchange = self._exchange
+        await exchange.send(head)
+        self._watchdog.start(self._timeouts.head_s)
+        try:
+            return await exchange.answer()
+        except UpstreamUnreachable:
+            if not exchange.may_repeat:
+                raise
+        await exchange.send(head, fresh=True)
+        self._watchdog.start(self._timeouts.head_s)
+        return await exchange.answer()
+
+    async def _ask_with_whole_body(self, head: bytes, *, chunked: bool) -> Answer:
+        try:
+            body = self._request.content.read_nowait()
+        except Exception as error:  # the server's protocol may put any error on the body
+            raise BadUpload("The request body could not be read.") from error
+        self._stream.bytes_in += len(body)
+        if chunked:
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+        await self._exchange.send(head + body)
+        self._watchdog.start(self._timeouts.head_s)
+        return await self._exchange.answer()
+
+    async def _ask_while_uploading(self, head: bytes, *, length: int | None, expects: bool) -> Answer:
+        exchange = self._exchange
+        self._is_request_whole = False
+        await exchange.send(head)
+        if expects:
+            answer = await self._await_invitation()
+            if answer is not None:
+                return answer
+        self._watchdog.start(self._timeouts.idle_s)
+        self._upload = self._loop.create_task(self._send_body(exchange.body_writer(content_length=length)))
+        return await exchange.answer()
+
+    async def _await_invitation(self) -> Answer | None:
+        """Wait until the upstream wants the body, and ask the client for it; or give the answer that came instead."""
+        try:
+            async with asyncio.timeout(CONTINUE_WAIT_S):
+                answer = await self._exchange.answer(interim=100)
+        except TimeoutError:
+            pass
+        else:
+            if answer.message.code != 100:
+                return answer
+        writer = self._request.writer
+        await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        writer.output_size = 0  # aiohttp takes a non-zero size for the start of the final response
+        return None
+
+    async def _send_body(self, writer: AbstractStreamWriter) -> None:
+        """Send the request's body; runs as a task, so that an early answer is heard meanwhile."""
+        content, stream, watchdog, loop = self._request.content, self._stream, self._watchdog, self._loop
+        while True:
+            self._awaits_client = True
+            try:
+                chunk = await content.readany()
+            except Exception:  # noqa: BLE001  the server's protocol may put any error on the body
+                self.fail(ClientGone() if self._is_client_gone() else BadUpload("The request body is malformed."))
+                return
+            self._awaits_client = False
+            watchdog.last_sign = loop.time()
+            stream.bytes_in += len(chunk)
+            try:
+                if not chunk:
+                    await writer.write_eof()
+                    self._is_request_whole = True
+                    break
+                await writer.write(chunk)
+            except (ClientError, OSError):
+                return  # the upstream hung up; whoever waits for its answer sees that, and the answer if there is one
+            watchdog.last_sign = loop.time()
+        if self._response is None:
+            watchdog.start(self._timeouts.head_s)
+
+    def _is_client_gone(self) -> bool:
+        transport = self._request.transport
+        return transport is None or transport.is_closing()
+
+    async def _send_answer(self, answer: Answer, response: ProxiedResponse) -> None:
+        body = answer.body
+        if body.is_eof() and body.exception() is None and self._exchange.is_whole(answer):
+            # Nearly every answer: it is all there, so that the connection is free before the client has read it.
+            data = body.read_nowait()
+            self._watchdog.stop()
+            self._release()
+            self._stream.bytes_out += len(data)
+            await response.prepare(self._request)
+            await response.write_eof(data)
+            return
+        self._watchdog.start(self._timeouts.idle_s)
+        self._response = response
+        writer = await response.prepare(self._request)
+        assert writer is not None
+        if body.total_bytes == 0:
+            writer.send_headers()  # the body may be long in coming, but the client is to know that it will
+        if await self._send_answer_body(body, writer) and self._exchange.is_whole(answer):
+            self._watchdog.stop()
+            self._release()
+            await response.write_eof()
+        else:
+            self.fail(UpstreamUnreachable("The upstream broke its answer off."))
+
+    async def _send_answer_body(self, body: StreamReader, writer: AbstractStreamWriter) -> bool:
+        """Pass the body on; False when it broke off."""
+        stream, watchdog, loop = self._stream, self._watchdog, self._loop
+        while True:
+            try:
+                chunk = await body.readany()
+            except (ClientError, OSError):
+                return False
+            if not chunk:
+                return True
+            watchdog.last_sign = loop.time()
+            stream.bytes_out += len(chunk)
+            self._writes_to_client = True
+            await writer.write(chunk)
+            self._writes_to_client = False
+            watchdog.last_sign = loop.time()
+
+    def _release(self) -> None:
+        """Give the connection back, unless the upstream still waits for the rest of the request on it."""
+        if self._is_request_whole:
+            self._exchange.release()
+        else:
+            self._exchange.close()
+
+    def _on_silence(self) -> None:
+        """Nothing moved for the time allowed: find out who is to blame."""
+        if self._writes_to_client:
+            transport = self._request.transport
+            unsent = transport.get_write_buffer_size() if transport is not None else 0
+            if unsent != self._unsent_to_client:
+                # A slow reader is not a dead one: as long as it takes something in each period, it is waited for.
+                self._unsent_to_client = unsent
+                self._watchdog.start(self._timeouts.idle_s)
+            else:
+                self.fail(ClientGone())
+        elif self._awaits_client and self._response is None:
+            self.fail(UploadTooSlow("Nothing of the request body arrived for too long."))
+        else:
+            self.fail(UpstreamTimeout("The upstream did not answer in time."))
