@@ -15,7 +15,7 @@ import jwt
 import pytest
 from argon2 import PasswordHasher as Argon2
 
-from tests.support.accounts import ban, claims_of, log_in, probe
+from tests.support.accounts import ban, claims_of, log_in, probe, wait_until_blocked
 from tests.support.people import PASSWORD, Person, register
 from zenzefi.context import Context
 from zenzefi.infra.jwt import Claims, JwtSigner
@@ -125,6 +125,20 @@ async def test_a_hash_of_weaker_parameters_is_upgraded_at_login(
     assert not ctx.passwords.needs_rehash(stored)
     assert (await log_in(client, person.email))[0] == 200
     assert (await log_in(client, person.email, "not my password"))[0] == 401
+
+
+@pytest.mark.parametrize(
+    "change", ["password_hash = '$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2g'", "is_active = false"]
+)
+async def test_a_password_change_or_ban_in_the_midst_of_a_login_is_waited_for(
+    client: aiohttp.ClientSession, ctx: Context, person: Person, change: str
+) -> None:
+    async with ctx.transaction() as conn:
+        await conn.execute(f"UPDATE users SET {change} WHERE id = $1", UUID(person.user_id))
+        login = asyncio.create_task(log_in(client, person.email))  # finds what was committed before
+        await wait_until_blocked(ctx, login)
+    status, problem = await login
+    assert (status, problem["code"]) == (401, "invalid_credentials")
 
 
 async def test_a_login_keeps_its_address_and_agent_and_is_audited(

@@ -7,9 +7,9 @@ from uuid import UUID
 import aiohttp
 import pytest
 
-from tests.support.accounts import claims_of, log_in, refresh
+from tests.support.accounts import claims_of, log_in, refresh, wait_until_blocked
 from tests.support.people import Person
-from zenzefi.accounts import logins, service
+from zenzefi.accounts import login_queries, logins, service
 from zenzefi.context import Context
 
 
@@ -69,14 +69,19 @@ async def test_a_login_that_goes_on_loses_only_the_tokens_that_expired(
     assert (await refresh(client, person.refresh_token))[0] == 200
 
 
-async def test_purges_at_the_same_time_leave_no_login_behind(
-    ctx: Context, person: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logins, "PURGE_BATCH", 50)
+async def test_purges_at_the_same_time_leave_no_login_behind(ctx: Context, person: Person) -> None:
+    """Each of the two deletes a token that the other still sees."""
     login_id = login_of(person.access_token)
-    await add_expired_refresh_tokens(ctx, login_id, 500)
+    await add_expired_refresh_tokens(ctx, login_id, 1)
     await expire_refresh_tokens(ctx, login_id)
-    assert sum(await asyncio.gather(*(service.purge_expired_logins(ctx) for _ in range(4)))) == 1
+    async with ctx.transaction() as conn:
+        found = await login_queries.delete_expired_refresh_tokens(conn, expired_before=ctx.now(), limit=1)
+        assert found == [login_id]
+        await login_queries.lock_logins(conn, login_ids=found)
+        purge = asyncio.create_task(service.purge_expired_logins(ctx))
+        await wait_until_blocked(ctx, purge)
+        assert await login_queries.delete_spent_logins(conn, login_ids=found) == 0
+    assert await purge == 1
     assert await rows_of(ctx, login_id) == (0, 0)
 
 

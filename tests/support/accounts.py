@@ -1,5 +1,6 @@
 """What tests do with accounts, step by step; `tests.support.people` has whole people."""
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -50,3 +51,13 @@ async def ban(ctx: Context, user_id: str) -> None:
     """Ban a user behind the application's back, as another process would."""
     async with ctx.transaction() as conn:
         await conn.execute("UPDATE users SET is_active = false WHERE id = $1", UUID(user_id))
+
+
+async def wait_until_blocked(ctx: Context, task: "asyncio.Task[Any]") -> None:
+    """Wait until the task waits for a lock of the database; it fails when the task ends instead."""
+    async with asyncio.timeout(10), ctx.connection() as conn:
+        while not await conn.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            assert not task.done(), f"it waited for no lock: {task.result()}"
+            await asyncio.sleep(0.005)
