@@ -41,6 +41,7 @@ def says(
         (b"HTTP/1.1 200 OK\r\nContent-Le", "upstream_unreachable"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "upstream_bad_answer"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", "upstream_bad_answer"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "upstream_bad_answer"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: a\x01b\r\n\r\nok", "upstream_bad_answer"),
         (
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
@@ -54,6 +55,7 @@ async def test_no_answer_or_a_bad_one_is_502(answer: bytes, code: str) -> None:
         raw = await proxy.ask(GET)
         assert raw.startswith(b"HTTP/1.1 502 ")
         assert proxy.errors == [code]
+        assert proxy.answers == 0  # an error of ours starts no clock
         assert proxy.connector.in_use == 0
 
 

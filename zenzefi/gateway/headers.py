@@ -1,7 +1,7 @@
 """Header rules: what of a request and of its answer crosses the gateway. Pure functions on raw header fields."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from multidict import MultiMapping
@@ -116,11 +116,12 @@ def framing_lines(
     return lines
 
 
-def answer_headers(reason: str, headers: MultiMapping[str], *, own: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The header fields of the answer to the client: the upstream's in their order, duplicates kept, then our own.
+def answer_headers(reason: str, headers: MultiMapping[str]) -> list[tuple[str, str]]:
+    """The header fields of an answer that go on to the client, in their order, duplicates kept.
 
     Raises:
-        ValueError: a field or the reason phrase holds a control character.
+        ValueError: the reason phrase or a field holds a control character, or the body's transfer coding is none that
+            we asked for.
     """
     named = _named_in_answer(headers)
     kept = [
@@ -130,8 +131,10 @@ def answer_headers(reason: str, headers: MultiMapping[str], *, own: Iterable[tup
     ]
     # One search for all fields: a tab is allowed, so it can join them.
     if _CONTROL.search("\t".join([reason, *(part for field in kept for part in field)])):
-        raise ValueError("the head holds a control character")
-    kept.extend(own)
+        raise ValueError("The upstream's answer holds a control character.")
+    # Without a TE field in the request only chunked is allowed (RFC 9112, section 6.1); aiohttp undoes no other.
+    if headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+        raise ValueError("The upstream's answer has a transfer coding that was not asked for.")
     return kept
 
 

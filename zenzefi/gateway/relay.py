@@ -65,24 +65,25 @@ class Relay:
         """Forward the request and give the response, which is sent by then."""
         upgrade = self._upgrade()
         answer = await self._ask(path, provenance, upgrade)
-        own = await on_answer()
-        if self._exchange.failure is not None:
-            raise self._exchange.failure
         message = answer.message
         try:
-            fields = answer_headers(message.reason, message.headers, own=own)
+            fields = answer_headers(message.reason, message.headers)
         except ValueError as error:
-            raise BadAnswer("The upstream's answer holds control characters.") from error
-        if message.code == 101:
-            if not upgrade or upgrade_of(message.headers) != upgrade:
-                raise BadAnswer("The upstream switched to a protocol that was not asked for.")
+            raise BadAnswer(str(error)) from error
+        is_tunnel = message.code == 101
+        if is_tunnel and (not upgrade or upgrade_of(message.headers) != upgrade):
+            raise BadAnswer("The upstream switched to a protocol that was not asked for.")
+        fields.extend(await on_answer())
+        if self._exchange.failure is not None:
+            raise self._exchange.failure
+        if is_tunnel:
             self._watchdog.stop()
             watch_disconnect(self._request, None)  # a close is how tunnels end; the tunnel hears of it by itself
             return await tunnel(
                 self._request, self._exchange, fields=fields, protocol_name=upgrade, stream=self._stream
             )
         self._stream.outcome = Outcome.UPSTREAM_ERROR if message.code >= 500 else Outcome.SERVED
-        response = ProxiedResponse(status=message.code, reason=message.reason, headers=fields)
+        response = self._response = ProxiedResponse(status=message.code, reason=message.reason, headers=fields)
         if not self._is_request_whole:
             response.force_close()  # answered early: the rest of the body is not wanted (RFC 9112, section 9.6)
         try:
@@ -250,7 +251,6 @@ class Relay:
             await response.write_eof(data)
             return
         self._watchdog.start(self._timeouts.idle_s)
-        self._response = response
         writer = await response.prepare(self._request)
         assert writer is not None
         if body.total_bytes == 0:

@@ -11,14 +11,12 @@ from aiohttp.http import StreamWriter
 
 from zenzefi.gateway.response import ProxiedResponse
 from zenzefi.gateway.streams import OpenStream
-from zenzefi.gateway.upstream import Exchange
+from zenzefi.gateway.upstream import LINGER_S, Exchange
 
 # A tunnel may be silent for hours, so that only the kernel can tell that a peer is gone: within 60 + 4 · 15 s.
 KEEPALIVE_IDLE_S = 60
 KEEPALIVE_INTERVAL_S = 15
 KEEPALIVE_PROBES = 4
-# What is on its way when one side closes is delivered to the other, if it takes it in that time.
-LINGER_S = 10.0
 
 
 async def tunnel(
@@ -32,7 +30,7 @@ async def tunnel(
     """Tell the client that the upstream switched protocols, and pass bytes until either side closes.
 
     No idle timeout applies. Aborting the exchange ends the tunnel at once; a close of either side ends it once what
-    was sent before has been delivered to the other.
+    was sent before has been delivered to the other, if it takes it within LINGER_S. The caller closes the exchange.
     """
     switched = [*fields, ("Connection", "Upgrade"), ("Upgrade", protocol_name)]
     response = ProxiedResponse(status=101, reason="Switching Protocols", headers=switched)
@@ -45,10 +43,10 @@ async def tunnel(
     upward = Pipe(source=client, sink=upstream, stream=stream, counter="bytes_in", closed=closed)
     downward = Pipe(source=upstream, sink=client, stream=stream, counter="bytes_out", closed=closed)
     flows = [asyncio.ensure_future(pipe.keep_flowing()) for pipe in (upward, downward)]
-    transports = [client.transport, upstream.transport]
+    client_transport = client.transport
     try:
-        for transport in transports:
-            _keep_alive(transport)
+        _keep_alive(client_transport)
+        _keep_alive(upstream.transport)
         # Both protocols hand what they receive to a parser of frames; a pipe stands in for it.
         client.set_parser(cast(Any, upward))
         client.keep_alive(False)  # noqa: FBT003
@@ -59,8 +57,7 @@ async def tunnel(
         for flow in flows:
             flow.cancel()
         await asyncio.wait(flows)
-        for transport in transports:
-            _close(transport, at_once=exchange.failure is not None)
+        _close(client_transport, at_once=exchange.failure is not None)
     return response
 
 

@@ -20,6 +20,8 @@ READ_BUFFER_BYTES = 128 * 1024
 # Single fields of real servers (policies, large cookies) outgrow aiohttp's 8 KiB.
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 256
+# A connection that is to be closed waits this long for a peer that does not take what was sent before.
+LINGER_S = 10.0
 # RFC 9110, section 9.2.2. TRACE never gets here.
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
@@ -163,10 +165,17 @@ class Exchange:
         return self._method != "HEAD" and message.code not in (101, 204, 304)
 
     def close(self) -> None:
-        """End the exchange without reusing the connection."""
+        """End the exchange without reusing the connection.
+
+        What is on its way to the upstream still gets there if the upstream takes it within LINGER_S.
+        """
         connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        if connection is None:
+            return
+        transport = connection.transport
+        connection.close()
+        if transport is not None and transport.get_write_buffer_size():
+            self._loop.call_later(LINGER_S, transport.abort)
 
 
 def connector_of(session: ClientSession) -> UpstreamConnector:
