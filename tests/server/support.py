@@ -142,6 +142,11 @@ async def wait(request: web.Request) -> web.Response:
     return web.Response(text="waited")
 
 
+async def hang(_request: web.Request) -> web.Response:
+    await asyncio.Event().wait()
+    return web.Response()
+
+
 async def download(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)
@@ -182,6 +187,7 @@ async def fail(_request: web.Request) -> web.Response:
 def small_app() -> web.Application:
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_get("/wait", wait)
+    app.router.add_get("/hang", hang)
     app.router.add_get("/download", download)
     app.router.add_get("/drip", drip)
     app.router.add_get("/ws", websocket)

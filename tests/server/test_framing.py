@@ -51,6 +51,8 @@ REFUSED = {
     "coding_prefixed": post(b"Transfer-Encoding: xchunked", body=b"0\r\n\r\n"),
     "coding_quoted": post(b'Transfer-Encoding: "chunked"', body=b"0\r\n\r\n"),
     "coding_vertical_tab": post(b"Transfer-Encoding: \x0bchunked", body=b"0\r\n\r\n"),
+    "coding_space_after": post(b"Transfer-Encoding: chunked ", body=b"0\r\n\r\n"),
+    "coding_tab_after": post(b"Transfer-Encoding: chunked\t", body=b"0\r\n\r\n"),
     "coding_empty": post(b"Transfer-Encoding:", body=b"0\r\n\r\n"),
     "coding_identity": post(b"Transfer-Encoding: identity"),
     "coding_underscored": post(b"Transfer_Encoding: chunked", body=b"0\r\n\r\n"),

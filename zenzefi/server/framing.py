@@ -108,20 +108,21 @@ def _body_length(head: bytes, *, is_1_0: bool) -> int:
         key = name.lower()
         if key in found:
             raise AmbiguousHeader() if key.startswith(b"x-") else MalformedRequest()
-        found[key] = value.rstrip(b" \t")
+        found[key] = value
     host = found.get(b"host")
     if host is None:
         if not is_1_0:
             raise MalformedRequest
-    elif _HOST.fullmatch(host) is None:
+    elif _HOST.fullmatch(host.rstrip(b" \t")) is None:
         raise MalformedRequest
     coding, length = found.get(b"transfer-encoding"), found.get(b"content-length")
     if coding is not None:
-        if coding != b"chunked" or is_1_0 or length is not None:
+        if coding != b"chunked" or is_1_0 or length is not None:  # exactly: llhttp refuses some spaces after it, too
             raise MalformedRequest
         return CHUNKED
     if length is None:
         return 0
+    length = length.rstrip(b" \t")
     if _CONTENT_LENGTH.fullmatch(length) is None:
         raise MalformedRequest
     return int(length)

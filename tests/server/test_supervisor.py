@@ -1,0 +1,194 @@
+"""Several processes on shared sockets: started, crashed, replaced under load, stopped."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.server.supervised import Load, Supervised, supervised, wait_gone
+from tests.server.support import HOST
+
+DRIP = b"GET /drip?events=10 HTTP/1.1\r\n" + HOST + b"\r\n"  # an answer that takes a second
+HANG = b"GET /hang HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+async def test_three_rolling_restarts_under_load_lose_no_request() -> None:
+    async with supervised(2) as running:
+        await running.logged("serving")
+        load = Load(running.port)
+        loading = asyncio.create_task(load.run(keeping=8, fresh=2))
+        for restart in range(1, 4):
+            running.signal(signal.SIGHUP)
+            await running.logged("rolling_restart_done", times=restart)
+        before = load.answered
+        while load.answered < before + 200:  # noqa: ASYNC110  until the last processes have served a good part
+            await asyncio.sleep(0.05)
+        load.is_over = True
+        await loading
+        assert load.failures == []
+        assert load.answered > 2000
+        assert len(load.answered_by) >= 6, "each restart brought new processes that served"
+        assert load.answered_by >= set(running.children()[-1:])
+
+
+async def test_rolling_restart_with_broken_code_keeps_the_old_processes(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    async with supervised(2, environ={"BROKEN_WHEN_EXISTS": str(broken)}) as running:
+        await running.logged("serving")
+        before = set(running.children())
+        broken.touch()
+        running.signal(signal.SIGHUP)
+        event = await running.logged("rolling_restart_stopped")
+        assert "the new code is broken" in event["reason"]
+        assert event["consequence"] == "the old processes keep serving"
+        assert await running.who_answers() in before
+        assert set(running.children()) == before
+        broken.unlink()
+        running.signal(signal.SIGHUP)
+        await running.logged("rolling_restart_done")
+        assert await running.who_answers() not in before
+
+
+async def test_hangup_during_a_rolling_restart_leads_to_another() -> None:
+    async with supervised(2) as running:
+        await running.logged("serving")
+        running.signal(signal.SIGHUP)
+        await running.logged("rolling_restart")
+        running.signal(signal.SIGHUP)
+        await running.logged("rolling_restart_done", times=2)
+        assert running.count("process_ready") == 6
+
+
+async def test_killed_process_is_replaced_while_the_other_serves() -> None:
+    async with supervised(2) as running:
+        await running.logged("serving")
+        victim, survivor = running.children()
+        running.signal(signal.SIGCHLD)  # a stray signal means nothing
+        for killed in (victim, survivor):
+            ready = running.count("process_ready")
+            os.kill(killed, signal.SIGKILL)
+            event = await running.logged("process_died", times=1 if killed == victim else 2)
+            assert event["reason"] == "It was ended by SIGKILL."
+            assert await running.who_answers() != killed
+            await running.logged("process_ready", times=ready + 1)
+        assert len(running.children()) == 2
+
+
+async def test_killed_supervisor_takes_its_processes_along() -> None:
+    async with supervised(3) as running:
+        await running.logged("serving")
+        children = running.children()
+        assert len(children) == 3
+        running.signal(signal.SIGKILL)
+        await wait_gone(children)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_idle_stack_stops_within_five_seconds(number: signal.Signals) -> None:
+    async with supervised(2) as running, asyncio.timeout(30):
+        await running.logged("serving")
+        children = running.children()
+        async with running.connect() as idle:
+            await idle.send(b"GET /process HTTP/1.1\r\n" + HOST + b"\r\n")
+            await idle.answer()
+            started = time.monotonic()
+            running.signal(number)
+            assert await running.ended() == 0
+            assert time.monotonic() - started < 5
+            assert await idle.is_closed()
+        await wait_gone(children, timeout_s=0.5)
+
+
+async def test_answers_in_progress_are_finished_before_the_stop() -> None:
+    async with supervised(2) as running:
+        await running.logged("serving")
+        async with running.connect() as client:
+            await client.send(DRIP)
+            await client.reader.readuntil(b"data: 0")
+            running.signal(signal.SIGTERM)
+            rest = await client.rest()
+        assert rest.endswith(b"data: 9\n\n\r\n0\r\n\r\n")
+        assert await running.ended() == 0
+
+
+async def test_hanging_request_is_cut_when_the_drain_time_is_up() -> None:
+    async with supervised(1, environ={"DRAIN_TIMEOUT": "0.5"}) as running:
+        await running.logged("serving")
+        async with running.connect() as client:
+            await client.send(HANG)
+            await _answered_once_more(running)
+            running.signal(signal.SIGTERM)
+            assert await client.is_closed()
+        assert await running.ended() == 0
+        assert running.count("drain_timed_out") == 1
+
+
+async def test_second_signal_ends_everything_at_once() -> None:
+    async with supervised(2) as running:
+        await running.logged("serving")
+        children = running.children()
+        async with running.connect() as client:
+            await client.send(HANG)
+            await _answered_once_more(running)
+            running.signal(signal.SIGINT)
+            await running.logged("stopping")
+            started = time.monotonic()
+            running.signal(signal.SIGINT)
+            assert await running.ended() == 1
+            assert time.monotonic() - started < 2
+        await wait_gone(children, timeout_s=0.5)
+
+
+async def test_signal_during_the_start_stops_it() -> None:
+    async with supervised(2) as running:
+        while not running.children():  # noqa: ASYNC110  nothing is logged that early
+            await asyncio.sleep(0.01)
+        running.signal(signal.SIGTERM)
+        assert await running.ended(timeout_s=5) == 0
+
+
+async def test_taken_port_is_named_with_the_way_out() -> None:
+    for variable in ("PORT", "INTERNAL_PORT"):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            async with supervised(2, environ={variable: str(port)}) as running:
+                assert await running.ended() == 1
+        (event,) = running.events
+        assert event["event"] == "start_failed"
+        assert f"Port {port} of 127.0.0.1 is in use" in event["reason"]
+        assert f"set {variable} to a free port" in event["reason"]
+
+
+async def test_bad_host_is_named() -> None:
+    for host, reason in (("192.0.2.1", "is not an address of this machine"), ("nowhere.invalid", "is no address")):
+        async with supervised(1, environ={"HOST": host}) as running:
+            assert await running.ended() == 1
+        assert f"HOST={host} {reason}" in running.events[-1]["reason"]
+
+
+async def test_processes_that_cannot_start_say_why_once(tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    async with supervised(3, environ={"BROKEN_WHEN_EXISTS": str(tmp_path / "broken")}) as running:
+        assert await running.ended() == 1
+    assert running.count("start_failed") == 1
+    (event,) = (found for found in running.events if found["event"] == "start_failed")
+    assert "RuntimeError: the new code is broken" in event["reason"]
+
+
+async def test_both_ports_are_shared_by_all_processes() -> None:
+    async with supervised(2) as running:
+        await running.logged("serving")
+        running.port, public = running.internal_port, running.port
+        assert {await running.who_answers() for _ in range(60)} == set(running.children())
+        running.port = public
+        assert {await running.who_answers() for _ in range(60)} == set(running.children())
+
+
+async def _answered_once_more(running: Supervised) -> None:
+    """A request that was sent before this has reached its handler: the processes have answered a later one since."""
+    for _ in range(10):
+        await running.who_answers()
