@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from zenzefi.devstack.ports import LOOPBACK, find_free_port
+from zenzefi.devstack.ports import LOOPBACK, find_free_port, require_free_port
 from zenzefi.devstack.process import ChildProcess, Command
 
 
@@ -11,6 +11,7 @@ class EmbeddedServer(ABC):
     """One server on the loopback address, a child of this process; its folder may be used again later."""
 
     name: str
+    start_timeout_s: float
     host = LOOPBACK
 
     def __init__(self, directory: Path, *, port: int | None, log_file: Path | None) -> None:
@@ -31,12 +32,24 @@ class EmbeddedServer(ABC):
     def prepare(self) -> None:
         """Make the folder and the secrets, or find them again; `start` does it, too. Raises StateBroken."""
 
-    @abstractmethod
     def start(self) -> None:
         """Start the server and return when it is ready, from the main thread alone (see ChildProcess.start).
 
         Raises a DevStackError that names the fix.
         """
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """The first half of `start`: returns as soon as the server's process runs."""
+        self.prepare()
+        require_free_port(self.port, server=self.name, fix="Choose another port.")
+        self._child = ChildProcess(self._make_command())
+        self._child.start()
+
+    def wait_until_ready(self) -> None:
+        """The second half of `start`."""
+        self.child.wait_until(self._is_ready, timeout_s=self.start_timeout_s)
 
     def request_stop(self) -> None:
         """Ask the server to stop, and do not wait for it. Without effect before the start and after the end."""
@@ -48,7 +61,10 @@ class EmbeddedServer(ABC):
         if self._child is not None:
             self._child.stop(timeout_s=timeout_s)
 
-    def _launch(self, command: Command) -> ChildProcess:
-        self._child = ChildProcess(command)
-        self._child.start()
-        return self._child
+    @abstractmethod
+    def _make_command(self) -> Command:
+        """What to execute; whatever it needs on the disk is made here, too."""
+
+    @abstractmethod
+    def _is_ready(self) -> bool:
+        """Whether this very server, and not another one on its port, takes requests."""

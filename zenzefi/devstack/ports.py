@@ -1,5 +1,6 @@
 """Ports of the loopback address: chosen once, written down, and chosen anew only when somebody else took one."""
 
+import errno
 import json
 import secrets
 import socket
@@ -14,15 +15,9 @@ _LEAST_PORT = 20_000
 _PORTS_BELOW_EPHEMERAL = 32_768 - _LEAST_PORT  # net.ipv4.ip_local_port_range begins at 32768 unless somebody set it
 
 
-def is_port_free(port: int, *, host: str = LOOPBACK) -> bool:
-    """Whether a server could listen on this port of this address now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+def is_port_free(port: int) -> bool:
+    """Whether a server could listen on this port of the loopback address now."""
+    return _try_port(LOOPBACK, port) is None
 
 
 def find_free_port() -> int:
@@ -38,9 +33,13 @@ def find_free_port() -> int:
 
 
 def require_free_port(port: int, *, server: str, fix: str, host: str = LOOPBACK) -> None:
-    """Raise PortTaken when somebody listens there already: the server would only say so in its log."""
-    if not is_port_free(port, host=host):
+    """Raise PortTaken when nobody can listen there now: the server would only say so in its log."""
+    obstacle = _try_port(host, port)
+    if obstacle is None:
+        return
+    if obstacle.errno == errno.EADDRINUSE:
         raise PortTaken(f"Port {port} of {host} is in use, and {server} needs it. {fix}")
+    raise PortTaken(f"{server} cannot listen on port {port} of {host}: {obstacle.strerror}. {fix}")
 
 
 def recall_ports(path: Path, names: Iterable[str]) -> dict[str, int]:
@@ -55,6 +54,17 @@ def recall_ports(path: Path, names: Iterable[str]) -> dict[str, int]:
     if ports != known:
         write_private_file(path, json.dumps(ports, indent=2) + "\n")
     return ports
+
+
+def _try_port(host: str, port: int) -> OSError | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error
+    return None
 
 
 def _read(path: Path) -> dict[str, int]:

@@ -5,17 +5,17 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from signal import SIGINT, SIGQUIT
+from signal import SIGINT, SIGKILL, SIGQUIT
 
 from zenzefi.devstack.binaries import choose_user, find_postgres, make_reachable
 from zenzefi.devstack.embedded import EmbeddedServer
 from zenzefi.devstack.errors import StateBroken
-from zenzefi.devstack.ports import LOOPBACK, require_free_port
+from zenzefi.devstack.ports import LOOPBACK
 from zenzefi.devstack.process import ChildProcess, Command, Demotion, make_private_directory
 from zenzefi.devstack.secretfile import read_or_make_secret
 
 MAJOR_VERSION = "18"
-_START_TIMEOUT_S = 60.0  # recovery after a crash may take a while; a fresh start takes 0.1 s
+_INITDB_TIMEOUT_S = 60.0
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 _STATUS_LINE = 7  # of postmaster.pid, counted from 0: LOCK_FILE_LINE_PM_STATUS in PostgreSQL's pidfile.h
 
@@ -44,6 +44,7 @@ class EmbeddedPostgres(EmbeddedServer):
     """
 
     name = "PostgreSQL"
+    start_timeout_s = 60.0  # recovery after a crash may take a while; a fresh start takes 0.1 s
     superuser = "postgres"
 
     def __init__(
@@ -59,6 +60,7 @@ class EmbeddedPostgres(EmbeddedServer):
         self.password = ""
         self._settings = _COMMON_SETTINGS | ({} if durable else _THROWAWAY_SETTINGS) | dict(settings or {})
         self._durable = durable
+        self._data = self.directory / "data"
 
     def dsn(self, database: str = "postgres") -> str:
         """A connection URL of the superuser."""
@@ -69,10 +71,8 @@ class EmbeddedPostgres(EmbeddedServer):
         make_private_directory(self.directory)
         self.password = read_or_make_secret(self.directory / "password")
 
-    def start(self) -> None:
-        """Start the server and return when it accepts connections; its data is made when there is none."""
-        self.prepare()
-        data = self.directory / "data"
+    def _make_command(self) -> Command:
+        data = self._data
         demotion = choose_user(data)
         installation = find_postgres()
         if demotion is not None:
@@ -81,11 +81,6 @@ class EmbeddedPostgres(EmbeddedServer):
             _require_usable(data, demotion)
         else:
             self._make_data(installation, data, demotion)
-        require_free_port(self.port, server=self.name, fix="Choose another port.")
-        child = self._launch(self._command(installation, data, demotion))
-        child.wait_until(lambda: _is_ready(data, child.pid), timeout_s=_START_TIMEOUT_S)
-
-    def _command(self, installation: Path, data: Path, demotion: Demotion | None) -> Command:
         arguments: list[str | Path] = [installation / "bin/postgres", "-D", _seen_from(data, demotion)]
         for name, value in (self._settings | {"port": str(self.port)}).items():
             arguments += ["-c", f"{name}={value}"]
@@ -102,6 +97,14 @@ class EmbeddedPostgres(EmbeddedServer):
             demotion=demotion,
             lock_file=self.directory / "lock",
         )
+
+    def _is_ready(self) -> bool:
+        """Whether the server says in its pid file that it accepts connections, which is how pg_ctl asks."""
+        try:
+            lines = (self._data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > _STATUS_LINE and lines[0] == str(self.child.pid) and lines[_STATUS_LINE].strip() == "ready"
 
     def _make_data(self, installation: Path, data: Path, demotion: Demotion | None) -> None:
         """Run initdb beside the final place, so that one that was interrupted is never taken for a database."""
@@ -133,12 +136,15 @@ class EmbeddedPostgres(EmbeddedServer):
                     log_file=self.log_file,
                     environment=_ENVIRONMENT,
                     working_directory=partial,
+                    # It would finish its step first, and what it made so far is thrown away in any case.
+                    stop_signal=SIGKILL,
+                    death_signal=SIGKILL,
                     demotion=demotion,
                     lock_file=self.directory / "lock",
                     inherited=(password_file.fileno(),),
                 )
             )
-            initdb.run(timeout_s=_START_TIMEOUT_S)
+            initdb.run(timeout_s=_INITDB_TIMEOUT_S)
         partial.rename(data)
 
 
@@ -165,12 +171,3 @@ def _require_usable(data: Path, demotion: Demotion | None) -> None:
             f"{data} was made by PostgreSQL {version}, and this is PostgreSQL {MAJOR_VERSION}. "
             f"Dump it with version {version} and restore it here, or {anew}."
         )
-
-
-def _is_ready(data: Path, pid: int) -> bool:
-    """Whether the server of this process id says in its pid file that it accepts connections (as pg_ctl asks)."""
-    try:
-        lines = (data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return False
-    return len(lines) > _STATUS_LINE and lines[0] == str(pid) and lines[_STATUS_LINE].strip() == "ready"

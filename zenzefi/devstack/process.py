@@ -123,13 +123,13 @@ class ChildProcess:
     def run(self, *, timeout_s: float) -> None:
         """Start the child and return when it has ended well; raises ServerDied when it failed or took too long."""
         self.start()
-        if not self._ends_within(timeout_s):
-            self.stop(timeout_s=1.0)
-            raise ServerDied(f"{self.name} did not end within {timeout_s:g} s. {self._last_lines()}")
-        failed = self.returncode != 0
-        self.stop()
-        if failed:
-            raise ServerDied(self.obituary())
+        try:
+            if not self._ends_within(timeout_s):
+                raise ServerDied(f"{self.name} did not end within {timeout_s:g} s. {self._last_lines()}")
+            if self.returncode != 0:
+                raise ServerDied(self.obituary())
+        finally:
+            self.stop(timeout_s=0.5)  # also when a signal of ours ended the wait
 
     def wait_until(self, is_ready: Callable[[], bool], *, timeout_s: float) -> None:
         """Return once `is_ready()`; raises ServerDied when the child ends first or `timeout_s` seconds pass."""

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from zenzefi.devstack.binaries import find_seaweedfs
 from zenzefi.devstack.embedded import EmbeddedServer
-from zenzefi.devstack.ports import LOOPBACK, recall_ports, require_free_port
+from zenzefi.devstack.ports import LOOPBACK, recall_ports
 from zenzefi.devstack.process import Command, make_private_directory
 from zenzefi.devstack.secretfile import read_or_make_secret, write_private_file
 
-_START_TIMEOUT_S = 30.0  # 0.9 s on an idle machine
 _PROBE_TIMEOUT_S = 0.5
 # `weed mini` runs all of these in one process and would take fixed ports for them.
 _INNER_PORTS = (
@@ -33,6 +32,7 @@ class EmbeddedSeaweedFS(EmbeddedServer):
     """
 
     name = "SeaweedFS (S3)"
+    start_timeout_s = 30.0  # 0.9 s on an idle machine
 
     def __init__(
         self, directory: Path, *, port: int | None = None, bucket: str = "", log_file: Path | None = None
@@ -54,28 +54,21 @@ class EmbeddedSeaweedFS(EmbeddedServer):
         self.access_key = read_or_make_secret(self.directory / "access-key")
         self.secret_key = read_or_make_secret(self.directory / "secret-key")
 
-    def start(self) -> None:
-        """Start the server and return when S3 answers."""
-        self.prepare()
+    def _make_command(self) -> Command:
         data = self.directory / "data"
         make_private_directory(data)
         identities = self.directory / "identities.json"
         write_private_file(identities, self._identities())
-        program = find_seaweedfs()
-        require_free_port(self.port, server=self.name, fix="Choose another port.")
         self._inner_ports = recall_ports(self.directory / "ports.json", _INNER_PORTS)
-        child = self._launch(
-            Command(
-                name=self.name,
-                arguments=[program, *self._arguments(data, identities)],
-                log_file=self.log_file,
-                # Go's collector would let the heap double before it acts; this is a guest on somebody's laptop.
-                environment={"PATH": "/usr/bin:/bin", "HOME": str(data), "TZ": "UTC", "GOMEMLIMIT": "256MiB"},
-                working_directory=self.directory,
-                lock_file=self.directory / "lock",
-            )
+        return Command(
+            name=self.name,
+            arguments=[find_seaweedfs(), *self._arguments(data, identities)],
+            log_file=self.log_file,
+            # Go's collector would let the heap double before it acts; this is a guest on somebody's laptop.
+            environment={"PATH": "/usr/bin:/bin", "HOME": str(data), "TZ": "UTC", "GOMEMLIMIT": "256MiB"},
+            working_directory=self.directory,
+            lock_file=self.directory / "lock",
         )
-        child.wait_until(self._answers, timeout_s=_START_TIMEOUT_S)
 
     def stop(self, *, timeout_s: float = 5.0) -> None:
         """Stop in order, or kill after `timeout_s` seconds. Idempotent."""
@@ -121,7 +114,7 @@ class EmbeddedSeaweedFS(EmbeddedServer):
             part = name.partition(".")[0]
             Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock").unlink(missing_ok=True)  # noqa: S108
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=_PROBE_TIMEOUT_S)
         try:
             connection.request("GET", "/healthz")

@@ -14,7 +14,7 @@ from zenzefi.devstack.embedded import EmbeddedServer
 from zenzefi.devstack.errors import ServerDied
 from zenzefi.devstack.home import Home
 from zenzefi.devstack.plan import Plan
-from zenzefi.devstack.ports import LOOPBACK, require_free_port
+from zenzefi.devstack.ports import LOOPBACK, find_free_port, require_free_port
 from zenzefi.devstack.process import ChildProcess, Command
 from zenzefi.devstack.provision import provision_database
 from zenzefi.devstack.summary import Description
@@ -53,22 +53,12 @@ class DevStack:
 
         Raises DevStackError or MigrationError.
         """
-        settings, plan = self._settings, self._plan
-        for name, host, port in (
-            ("PORT", settings.host, settings.port),
-            ("INTERNAL_PORT", settings.internal_host, settings.internal_port),
-        ):
-            require_free_port(port, host=host, server="zenzefi", fix=f"Choose another: make run {name}={port + 10}")
-        for server in (plan.s3, plan.valkey, plan.postgres):
-            if server is not None:
-                self._servers.append(server)
-                server.start()
-        if plan.postgres is not None:
-            provision_database(plan.postgres.dsn(), settings)
-        migrate_up(settings)
-        if plan.upstream_port is not None:
-            self._start_program("upstream", ["zenzefi.devstack.upstream", "--port", str(plan.upstream_port)])
-        web = self._start_program("web", ["zenzefi", "serve", "--processes", str(settings.processes)])
+        self._require_ports()
+        self._start_servers()
+        migrate_up(self._settings)
+        if self._plan.upstream_port is not None:
+            self._start_program("upstream", ["zenzefi.devstack.upstream", "--port", str(self._plan.upstream_port)])
+        web = self._start_program("web", ["zenzefi", "serve", "--processes", str(self._settings.processes)])
         self._start_program("worker", ["zenzefi", "worker"])
         self._create_admin()
         web.wait_until(self._is_ready, timeout_s=_READY_TIMEOUT_S)
@@ -120,6 +110,26 @@ class DevStack:
         _stop_together(web, timeout_s=_WEB_STOP_S)
         _stop_together(jobs, timeout_s=_JOBS_STOP_S)
         _stop_together(self._servers, timeout_s=_SERVERS_STOP_S)
+
+    def _require_ports(self) -> None:
+        settings = self._settings
+        for name, host, port in (
+            ("PORT", settings.host, settings.port),
+            ("INTERNAL_PORT", settings.internal_host, settings.internal_port),
+        ):
+            fix = f"Choose another: make run {name}={find_free_port()}"
+            require_free_port(port, host=host, server="zenzefi", fix=fix)
+
+    def _start_servers(self) -> None:
+        plan = self._plan
+        servers: tuple[EmbeddedServer | None, ...] = (plan.s3, plan.valkey, plan.postgres)
+        for server in filter(None, servers):
+            self._servers.append(server)
+            server.launch()
+        for server in self._servers:
+            server.wait_until_ready()
+        if plan.postgres is not None:
+            provision_database(plan.postgres.dsn(), self._settings)
 
     def _start_program(self, name: str, arguments: Sequence[str]) -> ChildProcess:
         child = self._programs[name] = ChildProcess(self._command(name, arguments))

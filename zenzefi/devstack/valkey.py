@@ -6,11 +6,10 @@ from pathlib import Path
 
 from zenzefi.devstack.binaries import find_valkey
 from zenzefi.devstack.embedded import EmbeddedServer
-from zenzefi.devstack.ports import LOOPBACK, require_free_port
+from zenzefi.devstack.ports import LOOPBACK
 from zenzefi.devstack.process import Command, make_private_directory
 from zenzefi.devstack.secretfile import read_or_make_secret, write_private_file
 
-_START_TIMEOUT_S = 30.0  # a long append-only file is loaded first; a fresh start takes 0.04 s
 _PROBE_TIMEOUT_S = 0.5
 
 
@@ -21,6 +20,7 @@ class EmbeddedValkey(EmbeddedServer):
     """
 
     name = "Valkey"
+    start_timeout_s = 30.0  # a long append-only file is loaded first; a fresh start takes 0.04 s
 
     def __init__(
         self,
@@ -48,30 +48,22 @@ class EmbeddedValkey(EmbeddedServer):
         make_private_directory(self.directory)
         self.password = read_or_make_secret(self.directory / "password")
 
-    def start(self) -> None:
-        """Start the server and return when it answers."""
-        self.prepare()
+    def _make_command(self) -> Command:
         data = self.directory / "data"
         make_private_directory(data)
         configuration = self.directory / "valkey.conf"
         lines = [f"{name} {value}\n" for name, value in self._settings.items()]
-        # Quoted, because a path may hold spaces; the password is URL-safe text.
-        write_private_file(configuration, "".join([*lines, f'dir "{data}"\n', f"requirepass {self.password}\n"]))
-        program = find_valkey()
-        require_free_port(self.port, server=self.name, fix="Choose another port.")
-        child = self._launch(
-            Command(
-                name=self.name,
-                arguments=[program, configuration],
-                log_file=self.log_file,
-                environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
-                working_directory=data,
-                lock_file=self.directory / "lock",
-            )
+        write_private_file(configuration, "".join([*lines, f"requirepass {self.password}\n"]))
+        return Command(
+            name=self.name,
+            arguments=[find_valkey(), configuration],
+            log_file=self.log_file,
+            environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+            working_directory=data,  # where it keeps its files unless told otherwise
+            lock_file=self.directory / "lock",
         )
-        child.wait_until(self._answers, timeout_s=_START_TIMEOUT_S)
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         """Whether this server (it knows our password) has loaded its data (it would say LOADING)."""
         try:
             with socket.create_connection((self.host, self.port), timeout=_PROBE_TIMEOUT_S) as connection:
