@@ -18,9 +18,16 @@ from zenzefi.wallet.models import LedgerEntry
 
 async def main(user_id: UUID, amount: Decimal, count: int) -> None:
     async with open_context(Settings.from_env()) as ctx:
+        # As many at once as there are connections: waiting for one ends in DatabaseUnavailable on a busy machine.
+        connections = asyncio.Semaphore(ctx.settings.postgres_pool_size)
+
+        async def spend() -> LedgerEntry:
+            async with connections:
+                return await debit(ctx, user_id, amount)
+
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        outcomes = await asyncio.gather(*(debit(ctx, user_id, amount) for _ in range(count)), return_exceptions=True)
+        outcomes = await asyncio.gather(*(spend() for _ in range(count)), return_exceptions=True)
     made = sum(isinstance(outcome, LedgerEntry) for outcome in outcomes)
     refused = sum(isinstance(outcome, InsufficientFunds) for outcome in outcomes)
     others = [repr(outcome) for outcome in outcomes if not isinstance(outcome, LedgerEntry | InsufficientFunds)]

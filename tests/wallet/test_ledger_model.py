@@ -20,8 +20,10 @@ from zenzefi.wallet import service
 from zenzefi.wallet.errors import InsufficientFunds, InvalidAmount, WalletFull
 from zenzefi.wallet.models import MAX_BALANCE, LedgerEntry, TransactionType
 
-STEPS = 10_000
-EXAMPLES = 200
+# 10,000 steps in all; in shares, so that pytest-xdist has something to share out.
+SHARES = 4
+STEPS = 10_000 // SHARES
+STEPS_PER_EXAMPLE = 50
 WALLETS = 3
 
 T = TypeVar("T")
@@ -196,24 +198,29 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(300)
-def test_ledger_never_differs_from_its_model(settings: Settings) -> None:
+@pytest.mark.parametrize("share", range(SHARES))
+def test_ledger_never_differs_from_its_model(settings: Settings, share: int) -> None:
     with asyncio.Runner() as runner:
         opened = open_context(settings)
         ctx = runner.run(opened.__aenter__())
         try:
             bench = Bench(runner, ctx)
-            run_state_machine_as_test(
-                type("Machine", (LedgerMachine,), {"bench": bench}),
-                settings=hypothesis_settings(
-                    max_examples=EXAMPLES,
-                    stateful_step_count=STEPS // EXAMPLES + 1,  # an example's first state counts as a step
-                    deadline=None,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
+            while bench.checks < STEPS:  # an example may be shorter than it might
+                _run_examples(bench, 1 + (STEPS - bench.checks) // STEPS_PER_EXAMPLE)
             report = runner.run(service.verify(ctx))
         finally:
             runner.run(opened.__aexit__(None, None, None))
     assert report.is_sound, report
     assert report.totals.transactions > STEPS // 4
-    assert bench.checks >= STEPS
+
+
+def _run_examples(bench: Bench, examples: int) -> None:
+    run_state_machine_as_test(
+        type("Machine", (LedgerMachine,), {"bench": bench}),
+        settings=hypothesis_settings(
+            max_examples=examples,
+            stateful_step_count=STEPS_PER_EXAMPLE,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
