@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.accounts import ban, log_in, log_out, post, probe, refresh
 from tests.support.people import PASSWORD, Person, register
-from tests.support.serving import serve
+from tests.support.serving import Served, serve
 from zenzefi.context import Context
 
 PROCESSES = 3
@@ -18,12 +18,18 @@ NEW_PASSWORD = "another battery staple"
 
 
 @pytest.fixture(scope="module")
-async def clients(env: dict[str, str]) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client of the product's processes; each request comes on a new connection, so any process may get it."""
-    async with serve(env, processes=PROCESSES) as served:
-        connector = aiohttp.TCPConnector(force_close=True, limit=0)
-        async with aiohttp.ClientSession(served.url, connector=connector) as client:
-            yield client
+async def served(env: dict[str, str]) -> AsyncIterator[Served]:
+    """The product as several processes."""
+    async with serve(env, processes=PROCESSES) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def clients(served: Served) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client whose every request comes on a new connection, so that any process may get it."""
+    connector = aiohttp.TCPConnector(force_close=True, limit=0)
+    async with aiohttp.ClientSession(served.url, connector=connector) as client:
+        yield client
 
 
 async def probe_all(client: aiohttp.ClientSession, access_token: str) -> set[int]:
@@ -87,3 +93,15 @@ async def test_a_ban_shuts_out_in_every_process_within_a_second(clients: aiohttp
     assert await probe_all(clients, person.access_token) == {200}
     await ban(ctx, person.user_id)
     await assert_ended_within_a_second(clients, [person.access_token])
+
+
+async def test_the_log_holds_neither_addresses_nor_secrets(served: Served, clients: aiohttp.ClientSession) -> None:
+    person = await register(clients)
+    await log_in(clients, person.email, "not my password")
+    await post(clients, "register", {"email": person.email, "username": person.username, "password": PASSWORD})
+    await person.request("PATCH", "/api/v1/users/me", json={"password": NEW_PASSWORD, "current_password": PASSWORD})
+    _, pair = await refresh(clients, person.refresh_token)
+    await refresh(clients, person.refresh_token)
+    assert person.user_id in served.log
+    secrets = (person.email, PASSWORD, NEW_PASSWORD, person.access_token, person.refresh_token, pair["refresh_token"])
+    assert [secret for secret in (*secrets, "not my password") if secret in served.log] == []

@@ -24,7 +24,7 @@ from zenzefi.infra.db import Connection
 from zenzefi.infra.jwt import Claims
 from zenzefi.web.identity import Identity
 
-PURGE_BATCH = 1000  # rows of one transaction: some 20 ms of locks
+PURGE_BATCH = 1000  # rows of one transaction: some 50 ms of locks
 PURGE_MAX_BATCHES = 200  # of one run; what is left waits for the next
 
 
