@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+# Each living worker keeps a key of this prefix in Redis; it expires soon after the worker's last heartbeat.
+WORKER_KEY_PREFIX = "znz:worker:"
+
 
 class Job(StrEnum):
     """A job that the workers run; the value is what travels through the queue."""

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import LiteralString
 
 import pytest
 
 from tests.migrations.conftest import Migrations
 from tests.support.serving import ROOT
+from zenzefi.infra import migration_backend
 from zenzefi.infra.migration_backend import Connection
 from zenzefi.infra.migrations import MigrationError, check, expected_ids, migrate_up
 from zenzefi.settings import Settings
@@ -71,16 +73,24 @@ def test_a_run_that_takes_too_long_is_named(blank: Settings, own: Migrations, su
 
 
 def test_an_index_is_built_concurrently_while_others_wait_for_their_turn(
-    blank: Settings, own: Migrations, superuser: Connection
+    blank: Settings, own: Migrations, superuser: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own.write("0001.first", "CREATE TABLE first AS SELECT generate_series(1, 200000) AS id;")
+    monkeypatch.setattr(migration_backend, "_TABLE_LOCK_TIMEOUT_S", 0.2)
+    own.write("0001.first", "CREATE TABLE first AS SELECT generate_series(1, 1000) AS id;")
     migrate_up(blank, directory=own.directory)
     own.write(
         "0002.second",
-        "-- transactional: false\n\nCREATE INDEX CONCURRENTLY IF NOT EXISTS first_id_idx ON first (id);",
+        "-- transactional: false\n\nDROP INDEX CONCURRENTLY IF EXISTS first_id_idx;\n"
+        "CREATE INDEX CONCURRENTLY first_id_idx ON first (id);",
     )
     with ThreadPoolExecutor(4) as pool:
-        runs = [pool.submit(migrate_up, blank, directory=own.directory) for _ in range(4)]
+        # It has to wait for a transaction whose snapshot is older than itself, for longer than others may.
+        with superuser.transaction():
+            superuser.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            superuser.execute("SELECT FROM first")
+            runs = [pool.submit(migrate_up, blank, directory=own.directory) for _ in range(4)]
+            time.sleep(1)
+            assert [run.exception() for run in runs if run.done()] == []
         assert sorted(run.result(timeout=30) for run in runs) == [[], [], [], ["0002.second"]]
     valid = superuser.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'first_id_idx'::regclass").fetchone()
     assert valid == (True,)
@@ -88,7 +98,10 @@ def test_an_index_is_built_concurrently_while_others_wait_for_their_turn(
 
 def _wait_for_query(connection: Connection, pattern: str) -> int:
     """Return the pid of the backend that runs such a query."""
-    query = "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query LIKE %s AND pid <> pg_backend_pid()"
+    query: LiteralString = (
+        "SELECT pid FROM pg_stat_activity "
+        "WHERE datname = current_database() AND state = 'active' AND query LIKE %s AND pid <> pg_backend_pid()"
+    )
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         row = connection.execute(query, [pattern]).fetchone()

@@ -165,8 +165,11 @@ def _apply(backend: MigrationBackend, migration: Migration) -> str:
                 migration.process_steps(backend, "apply")
                 backend.remember(migration)
         else:
-            # CREATE INDEX CONCURRENTLY and its like. Killed before the mark, it runs again: it must allow that.
+            # CREATE INDEX CONCURRENTLY and its like: it waits for old transactions without being in anybody's way.
+            # Killed half way it runs again, so it must begin by dropping what an earlier run may have left.
+            backend.execute("SET lock_timeout = 0")
             migration.process_steps(backend, "apply")
+            backend.execute("RESET lock_timeout")
             with backend.transaction():
                 backend.remember(migration)
     return str(migration.id)
