@@ -111,8 +111,9 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
             reset=_keep_session,
         )
     except _CONNECTION_TROUBLE as error:
+        reason = str(error) or "no answer in time"
         raise DatabaseUnavailable(
-            f"PostgreSQL at {address} refused user {settings.postgres_user!r} or cannot be reached ({str(error) or 'no answer in time'}). "
+            f"PostgreSQL at {address} refused user {settings.postgres_user!r} or cannot be reached ({reason}). "
             "Check POSTGRES_SERVER, POSTGRES_PORT, POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB."
         ) from error
     assert pool is not None
