@@ -31,7 +31,7 @@ class WholeNumber(fields.Integer):
 
     def __init__(self, *, least: int, most: int, **kwargs: Any) -> None:
         """Take the bounds, both included."""
-        super().__init__(strict=True, validate=validate.Range(min=least, max=most), **kwargs)
+        super().__init__(validate=validate.Range(min=least, max=most), **kwargs)
 
     def _validated(self, value: Any) -> int:
         if isinstance(value, bool | Decimal | float):
@@ -57,9 +57,10 @@ class Money(fields.Field[Decimal]):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Decimal:
         if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
             raise ValidationError(_BAD_MONEY)
-        # The bound on the text keeps 10**100000 from being worked out at all.
+        # Neither 1e999999999 nor 1e-999999999 is written out: each would take a gigabyte.
         if not isinstance(value, str):
-            value = f"{Decimal(value):f}" if -(10**12) < value < 10**12 else ""
+            number = Decimal(value)
+            value = f"{number:f}" if number.is_finite() and -12 <= int(number.as_tuple().exponent) <= 12 else ""
         if not _MONEY.fullmatch(value):
             raise ValidationError(_BAD_MONEY)
         try:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from aiohttp import web
 from marshmallow import RAISE, Schema, ValidationError
@@ -64,10 +64,10 @@ async def read_json_object(request: web.Request) -> dict[str, Any]:
         data = json.loads(
             raw.decode("utf-8"),
             parse_float=Decimal,
-            parse_constant=_refuse_constant,
+            parse_constant=Decimal,  # NaN and the infinities are for the fields to refuse by name: none takes them
             object_pairs_hook=_object_without_duplicates,
         )
-    except (ValueError, RecursionError):
+    except (ValueError, ArithmeticError, RecursionError):  # Decimal refuses 1e99999999999999999999
         raise InvalidJson("Send one JSON object in UTF-8.") from None
     if not isinstance(data, dict):
         raise InvalidJson("Send a JSON object: { … }.")
@@ -108,23 +108,31 @@ def _flatten(messages: object, path: str = "") -> Iterable[tuple[str, list[str]]
 
 
 def _is_storable(value: object) -> bool:
-    """Whether PostgreSQL's text can hold every string in the value."""
-    match value:
-        case str():
-            return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
-        case dict():
-            return all(_is_storable(key) and _is_storable(item) for key, item in value.items())
-        case list():
-            return all(_is_storable(item) for item in value)
+    """Whether PostgreSQL's text can hold every string in the value, however deep it is nested."""
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case str() as text:
+                if "\0" in text or not _is_utf8(text):
+                    return False
+            case dict() as members:
+                pending += members.keys()
+                pending += members.values()
+            case list() as items:
+                pending += items
+    return True
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
     return True
 
 
 def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")  # NaN and the infinities, which Python's parser would let through
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
