@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import json
 from typing import Any
 
@@ -52,7 +53,7 @@ async def test_the_upstream_learns_who_asks_but_not_the_credentials(
 async def test_the_body_and_the_query_arrive_as_they_were_sent(app_url: str, headers: dict[str, str]) -> None:
     body = bytes(range(256)) * 40_000
     url = URL(f"{app_url}{PROXY}/a/%7eb/?q=%2F%2e+x", encoded=True)
-    async with aiohttp.ClientSession() as client, client.post(url, headers=headers, data=body) as response:
+    async with aiohttp.ClientSession() as client, client.post(url, headers=headers, data=io.BytesIO(body)) as response:
         seen = await response.json()
     assert (seen["method"], seen["path"], seen["query"]) == ("POST", "/a/~b/", "q=%2F%2e+x")
     assert seen["body"] == {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
