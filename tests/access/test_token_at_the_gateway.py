@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.people import Person, gateway_headers, register
 from tests.support.serving import serve
+from zenzefi.infra.redis import plain_client
+from zenzefi.settings import Settings
 
 STATUS = "/api/v1/proxy/status"
 ANYTHING = "/api/v1/proxy/anything"
@@ -86,3 +88,16 @@ async def test_another_device_is_served_after_a_rotation(buyer: Person) -> None:
     _, rotated = await buyer.request("POST", f"/api/v1/tokens/{bought['id']}/rotate")
     await until_everywhere(buyer, 200, ANYTHING, rotated["token"], "device-two")
     await until_everywhere(buyer, 401, ANYTHING, bought["token"], "device-one")
+
+
+async def test_a_revocation_outlives_a_short_absence_of_redis(buyer: Person, settings: Settings) -> None:
+    bought = await buyer.buy_token(1)
+    assert await statuses(buyer, STATUS, bought["token"]) == {200}
+    redis = plain_client(settings)
+    try:
+        # Long enough for the announcement to miss its deadline twice, which opens the process's circuit breaker.
+        await redis.client_pause(300)  # all=True is the default: reads wait, too
+        assert (await buyer.request("DELETE", f"/api/v1/tokens/{bought['id']}"))[0] == 200
+        await until_everywhere(buyer, 401, STATUS, bought["token"])
+    finally:
+        await redis.aclose()

@@ -26,8 +26,9 @@ TOMBSTONE: Final = b"-"
 
 _HASH_BYTES: Final = 32
 _HASHES_PER_MESSAGE: Final = 500  # 16 KB: a ban of somebody with many tokens does not stall Redis or a subscriber
-# A busy Redis misses one deadline of 50 ms now and then; after these pauses it counts as away.
-_RETRY_PAUSES_S: Final = (0.05, 0.2)
+# A busy Redis misses a deadline of 50 ms now and then, and two misses open the circuit breaker for a second: the last
+# try comes after that. Only then does Redis count as away.
+_RETRY_PAUSES_S: Final = (0.05, 0.2, 0.4, 0.6)
 
 log = structlog.get_logger(__name__)
 
