@@ -27,7 +27,7 @@ Argument: TypeAlias = str | bytes | int | float
 Reply: TypeAlias = object
 
 DEADLINE_S = 0.05  # the most that a dead Redis may add to a request
-CONNECT_DEADLINE_S = 0.5  # not on the hot path: the breaker is open meanwhile
+CONNECT_DEADLINE_S = 0.5  # beside the callers: none of them waits for longer than DEADLINE_S
 BREAKER_FAILURES = 2  # each failed batch costs its callers the whole deadline
 BREAKER_OPEN_S = 1.0
 MAX_BATCH = 128  # replies of one batch are read in order; a longer one would make its last caller wait
@@ -71,6 +71,7 @@ class RedisClient:
         self._breaker = CircuitBreaker(failure_threshold=BREAKER_FAILURES, open_s=BREAKER_OPEN_S, clock=monotonic)
         self._pending: list[tuple[bytes, asyncio.Future[Reply]]] = []
         self._flush: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._subscriptions: list[Subscription] = []
 
     async def run(self, *command: Argument) -> Reply:
@@ -111,9 +112,10 @@ class RedisClient:
             self._flush = None
 
     async def _exchange(self, batch: list[tuple[bytes, "asyncio.Future[Reply]"]]) -> None:
-        connected = self._connection.is_connected
         try:
-            async with asyncio.timeout(DEADLINE_S if connected else CONNECT_DEADLINE_S):
+            async with asyncio.timeout(DEADLINE_S):
+                if not self._connection.is_connected or self._connecting is not None:
+                    await self._connected()
                 await self._connection.send_packed_command([packed for packed, _ in batch], check_health=False)
                 for _, future in batch:
                     self._settle(future, await self._read())
@@ -124,6 +126,28 @@ class RedisClient:
             raise
         else:
             self._breaker.record_success()
+
+    async def _connected(self) -> None:
+        """Wait for the connection; who gives up waiting leaves the attempt to those who come later."""
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        await asyncio.shield(self._connecting)
+        if not self._connection.is_connected:
+            raise ConnectionError("no connection")
+
+    async def _connect(self) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_DEADLINE_S):
+                await self._connection.connect()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError, TimeoutError) as error:
+            await self._disconnect()
+            log.warning("redis_not_connected", error=repr(error))
+        finally:
+            self._connecting = None
+
+    async def _disconnect(self) -> None:
+        with suppress(RedisError, OSError, TimeoutError):
+            await self._connection.disconnect(nowait=True)
 
     async def _read(self) -> Reply:
         try:
@@ -150,8 +174,8 @@ class RedisClient:
         for _, future in waiting:
             if not future.done():
                 future.set_exception(RedisUnavailable())
-        with suppress(RedisError, OSError, TimeoutError):
-            await self._connection.disconnect(nowait=True)
+        if self._connecting is None:
+            await self._disconnect()
 
     def subscribe(
         self,
@@ -171,12 +195,12 @@ class RedisClient:
         """End the subscriptions and the connection."""
         for subscription in self._subscriptions:
             await subscription.aclose()
-        if self._flush is not None:
-            self._flush.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._flush
-        with suppress(RedisError, OSError, TimeoutError):
-            await self._connection.disconnect(nowait=True)
+        for task in (self._flush, self._connecting):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        await self._disconnect()
 
 
 class Subscription:
