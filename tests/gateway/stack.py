@@ -15,6 +15,7 @@ from uuid import uuid4
 import aiohttp
 import psutil
 from redis.asyncio import Redis
+from yarl import URL
 
 from tests.support.people import Person, gateway_headers, register
 from tests.support.servers import SECRET_KEY, Cluster
@@ -149,6 +150,15 @@ async def connect(url: str, *, fresh: bool = False) -> AsyncIterator[aiohttp.Cli
     connector = aiohttp.TCPConnector(limit=0, force_close=fresh)
     async with aiohttp.ClientSession(url, connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
         yield session
+
+
+def count_forwarding_processes(served: Served, upstream_url: str) -> int:
+    """How many of the web processes have a connection to the upstream, as those that served something have."""
+    upstream_port = URL(upstream_url).port
+    return sum(
+        any(getattr(connection.raddr, "port", None) == upstream_port for connection in child.net_connections("tcp"))
+        for child in psutil.Process(served.process.pid).children()
+    )
 
 
 async def until(holds: Callable[[], Awaitable[bool]], *, timeout_s: float, pause_s: float = 0.05) -> float:

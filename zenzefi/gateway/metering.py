@@ -81,19 +81,27 @@ class Meter:
             await self.flush()
 
     async def flush(self) -> bool:
-        """Store what has been counted; whether all of it is stored now. Never raises."""
+        """Store what has been counted up to now; whether all of it is stored. Never raises."""
         async with self._flushing:
+            if not await self._store_batch():
+                return False  # the one from before comes first
             self._count_open_streams()
-            while batch := self._next_batch():
-                try:
-                    await _store(self._ctx, batch)
-                except DatabaseUnavailable:
-                    log.warning("usage_not_stored", requests=batch.requests)
-                    return False
-                except Exception as error:  # noqa: BLE001  whatever it is, it must not end the metering
-                    self._note_refusal(batch, error)
-                    return False
-                self._unstored, self._refusals = None, 0
+            self._unstored = self._take_batch()
+            return await self._store_batch()
+
+    async def _store_batch(self) -> bool:
+        batch = self._unstored
+        if batch is None:
+            return True
+        try:
+            await _store(self._ctx, batch)
+        except DatabaseUnavailable:
+            log.warning("usage_not_stored", requests=batch.requests)
+            return False
+        except Exception as error:  # noqa: BLE001  whatever it is, it must not end the metering
+            self._note_refusal(batch, error)
+            return False
+        self._unstored, self._refusals = None, 0
         return True
 
     def _add(self, stream: OpenStream, *, requests: int) -> None:
@@ -144,17 +152,16 @@ class Meter:
             if stream.has_unmetered or stream.touched_at < touch_before:
                 self._add(stream, requests=0)
 
-    def _next_batch(self) -> Batch | None:
-        """The batch that is to be stored again, or a new one; None when there is nothing to store."""
-        if self._unstored is None and (self._usage or self._uses):
-            self._unstored = Batch(
-                batch_id=self._ctx.new_id(), usage=list(self._usage.values()), uses=list(self._uses.values())
-            )
-            self._usage, self._uses = {}, {}
-            if self._lost_requests:
-                log.error("usage_lost", requests=self._lost_requests, reason="too many counters")
-                self._lost_requests = 0
-        return self._unstored
+    def _take_batch(self) -> Batch | None:
+        """All that was counted since the last batch; None when there is nothing."""
+        if not self._usage and not self._uses:
+            return None
+        batch = Batch(batch_id=self._ctx.new_id(), usage=list(self._usage.values()), uses=list(self._uses.values()))
+        self._usage, self._uses = {}, {}
+        if self._lost_requests:
+            log.error("usage_lost", requests=self._lost_requests, reason="too many counters")
+            self._lost_requests = 0
+        return batch
 
     def _note_refusal(self, batch: Batch, error: Exception) -> None:
         self._refusals += 1

@@ -1,0 +1,130 @@
+"""What a request of a token that is in use costs: nothing of PostgreSQL, and at most one call of Redis."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from tests.gateway.stack import Servers, ask, buy, connect, frozen
+
+# Parts of every statement that a request itself may cause; the background has others.
+ON_REQUEST_PATH = (
+    "token.token_hash = $1",
+    "INSERT INTO device_leases",
+    "SELECT device_hash, expires_at FROM device_leases",
+    "UPDATE access_tokens",
+    "INSERT INTO audit_log",
+)
+
+
+@dataclass
+class Traffic:
+    """What reached Redis and PostgreSQL."""
+
+    scripts: int = 0
+    commands: Counter[str] = field(default_factory=Counter)
+    statements: list[str] = field(default_factory=list)
+
+    @property
+    def on_request_path(self) -> list[str]:
+        return [line for line in self.statements if any(part in line for part in ON_REQUEST_PATH)]
+
+
+@asynccontextmanager
+async def overheard(servers: Servers) -> AsyncIterator[Traffic]:
+    """Listen to both servers; what was heard is complete after the block."""
+    traffic = Traffic()
+    log = servers.postgres.log_file
+    log_start = log.stat().st_size
+    async with servers.redis() as redis, redis.monitor() as monitor:
+
+        async def listen() -> None:
+            while True:
+                command = await monitor.next_command()
+                if command["client_type"] != "lua":
+                    traffic.commands[command["command"].split()[0].upper()] += 1
+
+        listener = asyncio.create_task(listen())
+        yield traffic
+        await asyncio.sleep(0.2)
+        listener.cancel()
+        with suppress(asyncio.CancelledError):
+            await listener
+    with log.open("rb") as lines:
+        lines.seek(log_start)
+        traffic.statements = _entries(lines.read().decode())
+    traffic.scripts = traffic.commands["EVALSHA"] + traffic.commands["EVAL"]
+
+
+def _entries(text: str) -> list[str]:
+    """The log's entries, each with the lines that continue it."""
+    entries: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("\t") and entries:
+            entries[-1] += " " + line.strip()
+        else:
+            entries.append(line)
+    return [entry for entry in entries if "LOG:  execute" in entry or "LOG:  statement" in entry]
+
+
+async def hammer(client: aiohttp.ClientSession, token: str, *, seconds: float) -> list[float]:
+    """Requests one after the other on 8 connections; the seconds that each took."""
+    ends_at = time.monotonic() + seconds
+
+    async def one_client() -> list[float]:
+        durations = []
+        while (started := time.monotonic()) < ends_at:
+            assert (await ask(client, token)).status == 200
+            durations.append(time.monotonic() - started)
+        return durations
+
+    return [duration for durations in await asyncio.gather(*(one_client() for _ in range(8))) for duration in durations]
+
+
+async def test_a_busy_token_asks_redis_once_a_second_and_postgresql_never(servers: Servers) -> None:
+    processes, seconds = 2, 6
+    async with servers.serve(processes=processes) as served, connect(served.url) as client:
+        _, [token] = await buy(client)
+        await hammer(client, token, seconds=1)
+        async with overheard(servers) as traffic:
+            requests = len(await hammer(client, token, seconds=seconds))
+    assert requests > 500
+    assert traffic.on_request_path == []
+    # Once a second and process, and the copy that is renewed behind the requests' back every 2.5 s or so.
+    assert seconds - 2 <= traffic.scripts <= processes * (seconds + 1) + processes * seconds / 2
+    # The metering's transaction a second and process has five statements; the rest is the clock and the renewals.
+    assert len(traffic.statements) < processes * seconds * 8
+    assert any("INSERT INTO usage_batches" in line for line in traffic.statements), "the log shows what it should"
+
+
+async def test_a_token_that_redis_knows_costs_one_call_and_no_query(servers: Servers) -> None:
+    async with servers.serve(processes=1) as served, connect(served.url) as client:
+        _, tokens = await buy(client, tokens=40)
+        for token in tokens:
+            assert (await ask(client, token)).status == 200
+        await asyncio.sleep(1.1)  # until the process has forgotten them all
+        async with overheard(servers) as traffic:
+            for token in tokens:
+                assert (await ask(client, token)).status == 200
+        assert traffic.on_request_path == []
+        renewed = sum("ANY($1::bytea[])" in line for line in traffic.statements) * len(tokens)
+        assert len(tokens) <= traffic.scripts <= len(tokens) + renewed
+        assert set(traffic.commands) <= {"EVALSHA", "PING", "INFO", "CLIENT", "MONITOR"} | _WORKERS
+
+
+# What arq and the health checks say to Redis beside the requests.
+_WORKERS = {"ZRANGEBYSCORE", "PSETEX", "GET", "SET", "HELLO", "AUTH", "SELECT"}
+
+
+async def test_a_busy_token_does_not_notice_a_postgresql_that_hangs(servers: Servers) -> None:
+    async with servers.serve(processes=1) as served, connect(served.url) as client:
+        _, [token] = await buy(client)
+        await hammer(client, token, seconds=0.5)
+        with frozen(servers.postgres):
+            durations = sorted(await hammer(client, token, seconds=2))
+        assert len(durations) > 200
+        assert durations[-1] < 0.5
