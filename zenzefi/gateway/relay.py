@@ -77,11 +77,7 @@ class Relay:
         if self._exchange.failure is not None:
             raise self._exchange.failure
         if is_tunnel:
-            self._watchdog.stop()
-            watch_disconnect(self._request, None)  # a close is how tunnels end; the tunnel hears of it by itself
-            return await tunnel(
-                self._request, self._exchange, fields=fields, protocol_name=upgrade, stream=self._stream
-            )
+            return await self._tunnel(fields, protocol_name=upgrade)
         self._stream.outcome = Outcome.UPSTREAM_ERROR if message.code >= 500 else Outcome.SERVED
         response = self._response = ProxiedResponse(status=message.code, reason=message.reason, headers=fields)
         if not self._is_request_whole:
@@ -206,7 +202,10 @@ class Relay:
             if answer.message.code != 100:
                 return answer
         writer = self._request.writer
-        await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        except (ClientError, OSError) as error:
+            raise ClientGone from error
         writer.output_size = 0  # aiohttp takes a non-zero size for the start of the final response
         return None
 
@@ -238,6 +237,16 @@ class Relay:
     def _is_client_gone(self) -> bool:
         transport = self._request.transport
         return transport is None or transport.is_closing()
+
+    async def _tunnel(self, fields: Iterable[tuple[str, str]], *, protocol_name: str) -> web.StreamResponse:
+        self._watchdog.stop()
+        watch_disconnect(self._request, None)  # a close is how tunnels end; the tunnel hears of it by itself
+        try:
+            return await tunnel(
+                self._request, self._exchange, fields=fields, protocol_name=protocol_name, stream=self._stream
+            )
+        except (ClientError, OSError) as error:
+            raise ClientGone from error
 
     async def _send_answer(self, answer: Answer, response: ProxiedResponse) -> None:
         body = answer.body
