@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from tests.devstack.processes import ROOT, descendants, kill_and_expect_nothing_left, still_there, wait_until
@@ -214,7 +215,12 @@ def test_a_demo_token_that_is_refused_is_replaced(home: Path, tmp_path: Path) ->
     with run_stack(environment(home), tmp_path / "again") as stack:
         stack.wait_until_ready()
         assert stack.curl().status == 200
+        below = descendants(stack.process.pid)
+        # All of them hang: they are asked first, and then not any more.
+        for child in psutil.Process(stack.process.pid).children():
+            child.suspend()
         assert stack.stop(signal.SIGHUP) == 0
+        wait_until(lambda: not still_there(below), timeout_s=1.0, what="what PostgreSQL left behind notices")
 
 
 @pytest.mark.parametrize(

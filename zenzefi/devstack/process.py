@@ -18,7 +18,7 @@ from zenzefi.devstack.errors import DevStackError, ServerDied, StateBroken
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _POLL_S = 0.01  # servers are up within tens of milliseconds; a coarser poll would dominate
 _LOG_LIMIT_BYTES = 16 * 1024 * 1024  # one old generation is kept, so a log costs twice this at most
-_KILL_WAIT_S = 1.0
+_KILL_WAIT_S = 0.3  # for a kill_signal that is not SIGKILL, which then follows
 _PREDECESSOR_WAIT_S = 10.0  # a server whose stack was killed needs this long at most to shut down
 
 

@@ -11,6 +11,7 @@ from zenzefi.devstack.process import Command, make_private_directory
 from zenzefi.devstack.secretfile import read_or_make_secret, write_private_file
 
 _PROBE_TIMEOUT_S = 0.5
+_ALL_PARTS_RUN = "All enabled components are running and ready to use"
 # `weed mini` runs all of these in one process and would take fixed ports for them.
 _INNER_PORTS = (
     "master.port",
@@ -26,13 +27,13 @@ _INNER_PORTS = (
 
 
 class EmbeddedSeaweedFS(EmbeddedServer):
-    """One S3 endpoint on the loopback address, with a `bucket` that it makes soon after the start, if one is named.
+    """One S3 endpoint on the loopback address, with the `bucket` that is named, if one is.
 
     The filer behind it serves every object without a key, so nothing of it may ever listen beyond the loopback address.
     """
 
     name = "SeaweedFS (S3)"
-    start_timeout_s = 30.0  # 0.9 s on an idle machine
+    start_timeout_s = 30.0  # 1.5 s on an idle machine
 
     def __init__(
         self, directory: Path, *, port: int | None = None, bucket: str = "", log_file: Path | None = None
@@ -115,6 +116,9 @@ class EmbeddedSeaweedFS(EmbeddedServer):
             Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock").unlink(missing_ok=True)  # noqa: S108
 
     def _is_ready(self) -> bool:
+        """Whether all its parts run and know each other; S3 answers a little before that, and reads would fail."""
+        if _ALL_PARTS_RUN not in self.child.log_text():
+            return False
         connection = http.client.HTTPConnection(self.host, self.port, timeout=_PROBE_TIMEOUT_S)
         try:
             connection.request("GET", "/healthz")

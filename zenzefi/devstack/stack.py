@@ -27,8 +27,8 @@ _READY_TIMEOUT_S = 60.0  # two seconds on an idle machine
 _PROBE_TIMEOUT_S = 2.0
 _WATCH_INTERVAL_S = 0.2
 # Three steps of stopping, each bounded, below 5 s in all. The servers come last: the others still use them.
-_WEB_STOP_S = 2.3
-_JOBS_STOP_S = 1.0
+_WEB_STOP_S = 2.2
+_JOBS_STOP_S = 0.8
 _SERVERS_STOP_S = 1.4
 
 
@@ -61,6 +61,8 @@ class DevStack:
         web = self._start_program("web", ["zenzefi", "serve", "--processes", str(self._settings.processes)])
         self._start_program("worker", ["zenzefi", "worker"])
         self._create_admin()
+        if self._plan.s3 is not None:
+            self._plan.s3.wait_until_ready()  # the slowest to start, and nobody needs it before the first backup
         web.wait_until(self._is_ready, timeout_s=_READY_TIMEOUT_S)
         self._require_alive()
 
@@ -126,7 +128,7 @@ class DevStack:
         for server in filter(None, servers):
             self._servers.append(server)
             server.launch()
-        for server in self._servers:
+        for server in filter(None, (plan.valkey, plan.postgres)):
             server.wait_until_ready()
         if plan.postgres is not None:
             provision_database(plan.postgres.dsn(), self._settings)

@@ -42,7 +42,8 @@ def print_summary(stack: Description, *, seconds: float) -> None:
         "Upstream": upstream if stack.is_demo_upstream else stack.upstream_url,
         "Servers": stack.servers,
         "Admin": f"{stack.admin_email}  password {stack.admin_password}",
-        "State, logs": f"{stack.home}  {stack.logs}",
+        "State": str(stack.home),
+        "Logs": str(stack.logs),
     }
     for label, value in rows.items():
         if value:
@@ -51,6 +52,11 @@ def print_summary(stack: Description, *, seconds: float) -> None:
         console.print("\nThrough the gateway:\n")
         console.print(Text(f"  {_curl(stack)}", style="cyan"))
     console.print("\nCtrl-C stops everything.")
+
+
+def print_starting(home: Path) -> None:
+    """Say that it begins: a first start takes some seconds."""
+    _say(f"Starting zenzefi, its state in {home} …")
 
 
 def print_warning(message: str) -> None:
@@ -65,7 +71,11 @@ def print_failure(message: str) -> None:
 
 def print_stopped() -> None:
     """Say that it is over, as asked."""
-    Console(highlight=False).print("zenzefi has stopped.")
+    _say("zenzefi has stopped.")
+
+
+def _say(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(Text(text))
 
 
 def _curl(stack: Description) -> str:

@@ -12,7 +12,7 @@ from zenzefi.devstack.errors import DevStackError
 from zenzefi.devstack.home import Home
 from zenzefi.devstack.plan import home_directory, make_plan
 from zenzefi.devstack.stack import DevStack
-from zenzefi.devstack.summary import print_failure, print_stopped, print_summary, print_warning
+from zenzefi.devstack.summary import print_failure, print_starting, print_stopped, print_summary, print_warning
 from zenzefi.infra.migrations import MigrationError
 from zenzefi.settings import SettingsError
 
@@ -48,6 +48,7 @@ def dev_up(environ: Mapping[str, str] | None = None) -> int:
 
 def _run(home: Home, environ: Mapping[str, str]) -> NoReturn:
     started = time.monotonic()
+    print_starting(home.directory)
     stack = DevStack(home, make_plan(home, environ))
     try:
         stack.start()
