@@ -44,6 +44,8 @@ async def test_a_rotated_token_has_a_new_string_and_is_otherwise_the_same(ctx: C
     grant = await service.find_grant(ctx, token_hash=hash_token(rotated["token"]))
     assert grant is not None
     assert str(grant.token_id) == bought["id"]
+    assert await service.find_token_hash(ctx, token_id=UUID(bought["id"])) == hash_token(rotated["token"])
+    assert await service.find_token_hash(ctx, token_id=ctx.new_id()) is None
     assert (await token_row(ctx, bought["id"]))["rotated_at"] is not None
 
 

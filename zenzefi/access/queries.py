@@ -132,6 +132,12 @@ async def find_grant_by_id(conn: Connection, *, token_id: UUID, now: datetime) -
     return _grant_or_none(await conn.fetchrow(_SELECT_GRANT + "token.id = $1", token_id, now))
 
 
+async def find_token_hash(conn: Connection, *, token_id: UUID) -> bytes | None:
+    """The hash of a token, usable or not."""
+    token_hash: bytes | None = await conn.fetchval("SELECT token_hash FROM access_tokens WHERE id = $1", token_id)
+    return token_hash
+
+
 async def update_activated(conn: Connection, *, token_id: UUID, now: datetime) -> TokenGrant | None:
     """Start the clock of a token that has none and has not ended; None when it has, or the owner is banned.
 

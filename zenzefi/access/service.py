@@ -204,6 +204,16 @@ async def find_grants(ctx: Context, *, token_hashes: Sequence[bytes]) -> dict[by
     return {grant.token_hash: grant for grant in grants}
 
 
+async def find_token_hash(ctx: Context, *, token_id: UUID) -> bytes | None:
+    """The hash of a token's present string, whoever owns it and whether it is usable or not.
+
+    Raises:
+        DatabaseUnavailable: nobody can know now.
+    """
+    async with ctx.connection() as conn:
+        return await queries.find_token_hash(conn, token_id=token_id)
+
+
 async def activate(ctx: Context, *, token_id: UUID, actor: Actor | None = None) -> TokenGrant:
     """Start the token's clock, or find it started: however many call this, there is one activation and one audit row.
 
