@@ -27,9 +27,7 @@ class CircuitBreaker:
 
     __slots__ = ("_clock", "_failure_threshold", "_failures", "_open_s", "_opened_at", "_probing")
 
-    def __init__(
-        self, *, failure_threshold: int, open_s: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, failure_threshold: int, open_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         if failure_threshold < 1:
             raise ValueError("failure_threshold is at least 1")
         if open_s <= 0:
