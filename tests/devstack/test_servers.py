@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from tests.devstack.processes import ROOT, kill_and_expect_nothing_left, wait_until
 from zenzefi.devstack.binaries import _copy_once, _in_package, find_postgres
 from zenzefi.devstack.errors import BinaryMissing, PortTaken, ServerDied, StateBroken
-from zenzefi.devstack.ports import LOOPBACK, recall_ports
+from zenzefi.devstack.ports import LOOPBACK, find_free_port, recall_ports
 from zenzefi.devstack.postgres import EmbeddedPostgres
 from zenzefi.devstack.seaweedfs import EmbeddedSeaweedFS
 from zenzefi.devstack.valkey import EmbeddedValkey
@@ -228,6 +228,20 @@ def test_ports_are_remembered_and_chosen_anew_when_somebody_else_took_one(tmp_pa
     assert second["a"] != occupied_port
     assert (second["b"], second["c"]) == (first["b"], first["c"])
     assert recall_ports(file, ("a", "b", "c")) == second
+
+
+def test_a_port_that_was_just_given_out_is_given_to_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = find_free_port()
+    monkeypatch.setattr("zenzefi.devstack.ports._LEAST_PORT", given)
+    monkeypatch.setattr("zenzefi.devstack.ports._PORTS_BELOW_EPHEMERAL", 3)
+    assert find_free_port() != given
+    program = "import sys; from zenzefi.devstack.ports import _reserve; print(_reserve(int(sys.argv[1])))"
+    other = [sys.executable, "-c", program, str(given)]
+    assert subprocess.run(other, cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+    (tmp_path / "ports.json").write_text(json.dumps({"a": given}))
+    assert recall_ports(tmp_path / "ports.json", ("a",)) == {"a": given}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": "b"}', '{"a": 0}'])

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import os
 import secrets
 import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from zenzefi.devstack.secretfile import write_private_file
 LOOPBACK = "127.0.0.1"
 _LEAST_PORT = 20_000
 _PORTS_BELOW_EPHEMERAL = 32_768 - _LEAST_PORT  # net.ipv4.ip_local_port_range begins at 32768 unless somebody set it
+_RESERVED_FOR_S = 60.0  # a server that does not listen by then never will
+_reservations: dict[int, tuple[int, float]] = {}  # port: descriptor of its sign, since when
 
 
 def is_port_free(port: int) -> bool:
@@ -24,11 +28,12 @@ def find_free_port() -> int:
     """A port of the loopback address that nobody uses at this moment.
 
     Not one of the kernel's choice (binding port 0): those are the ones that it also gives to outgoing connections, so
-    that one could be taken before its server listens, or while the server is down.
+    that one could be taken before its server listens, or while the server is down. Nor one that this or another process
+    got from here within the last minute: its server may not listen yet.
     """
     while True:
         port = _LEAST_PORT + secrets.randbelow(_PORTS_BELOW_EPHEMERAL)
-        if is_port_free(port):
+        if port not in _reservations and is_port_free(port) and _reserve(port):
             return port
 
 
@@ -48,7 +53,7 @@ def recall_ports(path: Path, names: Iterable[str]) -> dict[str, int]:
     ports: dict[str, int] = {}
     for name in names:
         port = known.get(name)
-        while port is None or port in ports.values() or not is_port_free(port):
+        if port is None or port in ports.values() or not is_port_free(port) or not _reserve(port):
             port = find_free_port()
         ports[name] = port
     if ports != known:
@@ -65,6 +70,28 @@ def _try_port(host: str, port: int) -> OSError | None:
         except OSError as error:
             return error
     return None
+
+
+def _reserve(port: int) -> bool:
+    """Tell the other processes that choose ports here that this one is taken; false when another one said so before.
+
+    The sign is a socket of the abstract namespace, which belongs to the same network namespace as the port and vanishes
+    with this process, however that ends.
+    """
+    now = time.monotonic()
+    for earlier, (descriptor, since) in list(_reservations.items()):
+        if now - since > _RESERVED_FOR_S:
+            os.close(descriptor)
+            del _reservations[earlier]
+    if port in _reservations:
+        return True
+    with socket.socket(socket.AF_UNIX) as sign:
+        try:
+            sign.bind(f"\0zenzefi-port-{port}")
+        except OSError:
+            return False
+        _reservations[port] = sign.detach(), now
+    return True
 
 
 def _read(path: Path) -> dict[str, int]:
