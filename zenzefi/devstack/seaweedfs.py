@@ -61,6 +61,7 @@ class EmbeddedSeaweedFS(EmbeddedServer):
         identities = self.directory / "identities.json"
         write_private_file(identities, self._identities())
         self._inner_ports = recall_ports(self.directory / "ports.json", _INNER_PORTS)
+        self._remove_sockets()  # of a run that was killed
         return Command(
             name=self.name,
             arguments=[find_seaweedfs(), *self._arguments(data, identities)],
