@@ -77,6 +77,9 @@ async def run_servers() -> AsyncIterator[Servers]:
             env = {
                 "ENVIRONMENT": "development",
                 "SECRET_KEY": SECRET_KEY,
+                "RATE_LIMIT_AUTH": "off",
+                "RATE_LIMIT_API": "off",
+                "RATE_LIMIT_PROXY": "off",
                 "ZENZEFI_TARGET_URL": f"http://127.0.0.1:{upstream_port}",
                 "REDIS_HOST": valkey.host,
                 "REDIS_PORT": str(valkey.port),

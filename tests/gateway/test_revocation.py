@@ -1,0 +1,205 @@
+"""Rotated, refunded and banned tokens die everywhere, open streams included, and expired ones on time."""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import aiohttp
+import pytest
+
+from tests.gateway.stack import Servers, ask, buy, connect, kill, until
+from tests.support.people import Person, gateway_headers
+from zenzefi.access import revocation
+from zenzefi.access.revocation import Change, parse_message
+from zenzefi.context import Context, open_context
+from zenzefi.settings import Settings
+
+EVENTS = "/api/v1/proxy/events?count=100000&interval=0.05"
+
+
+class Stream:
+    """A stream through the gateway, read until the gateway breaks it off."""
+
+    def __init__(self, client: aiohttp.ClientSession, token: str) -> None:
+        self._client = client
+        self._token = token
+        self.begun = asyncio.Event()
+        self.ended_at: float | None = None
+
+    async def run(self) -> None:
+        try:
+            async with self._client.get(EVENTS, headers=gateway_headers(self._token)) as response:
+                assert response.status == 200
+                async for _ in response.content:
+                    self.begun.set()
+        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
+            self.ended_at = time.monotonic()
+
+
+@asynccontextmanager
+async def open_streams(client: aiohttp.ClientSession, token: str, *, number: int) -> AsyncIterator[list[Stream]]:
+    """Streams that have begun; after the block they are waited for."""
+    streams = [Stream(client, token) for _ in range(number)]
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        for stream in streams:
+            group.create_task(stream.run())
+        for stream in streams:
+            await stream.begun.wait()
+        yield streams
+
+
+async def rotate(person: Person) -> str:
+    [bought] = (await person.get("/api/v1/tokens/my-tokens"))["items"]
+    status, issued = await person.request("POST", f"/api/v1/tokens/{bought['id']}/rotate")
+    assert status == 200
+    string: str = issued["token"]
+    return string
+
+
+async def ban(ctx: Context, person: Person) -> list[bytes]:
+    """What an administrator's ban does: the change, and after its commit the announcement."""
+    async with ctx.transaction() as conn:
+        await conn.execute("UPDATE users SET is_active = false WHERE id = $1::text::uuid", person.user_id)
+        rows = await conn.fetch("SELECT token_hash FROM access_tokens WHERE user_id = $1::text::uuid", person.user_id)
+    token_hashes = [row["token_hash"] for row in rows]
+    await revocation.announce(ctx, token_hashes=token_hashes)
+    return token_hashes
+
+
+async def lift_ban(ctx: Context, person: Person, token_hashes: list[bytes]) -> None:
+    async with ctx.transaction() as conn:
+        await conn.execute("UPDATE users SET is_active = true WHERE id = $1::text::uuid", person.user_id)
+    await revocation.welcome_back(ctx, token_hashes=token_hashes)
+
+
+async def statuses(client: aiohttp.ClientSession, token: str, *, requests: int = 100) -> Counter[int]:
+    answers = await asyncio.gather(*(ask(client, token) for _ in range(requests)))
+    return Counter(answer.status for answer in answers)
+
+
+async def test_a_rotated_token_dies_in_every_process_within_a_second(servers: Servers) -> None:
+    async with servers.serve(processes=4) as served, connect(served.url, fresh=True) as client:
+        person, [token] = await buy(client)
+        assert await statuses(client, token) == {200: 100}
+        async with open_streams(client, token, number=12) as streams:
+            successor = await rotate(person)
+            rotated_at = time.monotonic()
+            await asyncio.sleep(1)
+            assert await statuses(client, token) == {401: 100}
+        assert all(stream.ended_at is not None and stream.ended_at - rotated_at < 1 for stream in streams)
+        assert await statuses(client, successor) == {200: 100}
+
+
+async def test_a_ban_takes_effect_within_a_second_and_ends_with_it(servers: Servers) -> None:
+    async with (
+        open_context(Settings.from_env(servers.env)) as ctx,
+        servers.serve(processes=4) as served,
+        connect(served.url, fresh=True) as client,
+    ):
+        person, [token, unused] = await buy(client, tokens=2)
+        assert await statuses(client, token) == {200: 100}
+        async with open_streams(client, token, number=12) as streams:
+            token_hashes = await ban(ctx, person)
+            banned_at = time.monotonic()
+            await asyncio.sleep(1)
+            assert await statuses(client, token) == {401: 100}
+            assert await statuses(client, unused) == {401: 100}
+        assert all(stream.ended_at is not None and stream.ended_at - banned_at < 1 for stream in streams)
+        await lift_ban(ctx, person, token_hashes)
+        await asyncio.sleep(1)
+        assert await statuses(client, token) == {200: 100}
+
+
+async def test_without_redis_a_rotated_token_dies_within_five_seconds(servers: Servers) -> None:
+    async with servers.serve(processes=4) as served, connect(served.url, fresh=True) as client:
+        person, [token] = await buy(client)
+        assert await statuses(client, token) == {200: 100}
+        async with open_streams(client, token, number=12) as streams:
+            kill(servers.valkey)
+            try:
+                await rotate(person)
+                rotated_at = time.monotonic()
+                await asyncio.sleep(1.1)
+                assert await statuses(client, token) == {401: 100}
+                await until(lambda: all_ended(streams), timeout_s=10)
+            finally:
+                servers.valkey.start()
+        assert all(stream.ended_at is not None and stream.ended_at - rotated_at < 5 for stream in streams)
+
+
+async def all_ended(streams: list[Stream]) -> bool:
+    return all(stream.ended_at is not None for stream in streams)
+
+
+async def test_a_revocation_that_nobody_announces_takes_effect_within_five_seconds(servers: Servers) -> None:
+    async with (
+        open_context(Settings.from_env(servers.env)) as ctx,
+        servers.serve(processes=2) as served,
+        connect(served.url, fresh=True) as client,
+    ):
+        person, [token] = await buy(client)
+        assert await statuses(client, token) == {200: 100}
+        async with open_streams(client, token, number=4) as streams:
+            async with ctx.transaction() as conn:
+                await conn.execute("UPDATE users SET is_active = false WHERE id = $1::text::uuid", person.user_id)
+            ended_at = time.monotonic()
+            while time.monotonic() < ended_at + 4.9:
+                await ask(client, token)  # a busy token must not keep its own copy alive
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.15)
+            assert await statuses(client, token) == {401: 100}
+        assert all(stream.ended_at is not None and stream.ended_at - ended_at < 5 for stream in streams)
+
+
+async def test_a_stream_ends_when_its_token_expires(servers: Servers) -> None:
+    async with (
+        open_context(Settings.from_env(servers.env)) as ctx,
+        servers.serve(processes=2) as served,
+        connect(served.url, fresh=True) as client,
+    ):
+        _, [token] = await buy(client)
+        assert (await ask(client, token)).status == 200
+        expires_in_s = 6.0
+        async with ctx.transaction() as conn:
+            await conn.execute(
+                """
+                UPDATE access_tokens SET activated_at = $2::timestamptz - interval '1 hour', expires_at = $2
+                WHERE token_hash = $1
+                """,
+                hashlib.sha256(token.encode()).digest(),
+                ctx.clock.after(timedelta(seconds=expires_in_s)),
+            )
+        expires_at = time.monotonic() + expires_in_s
+        async with open_streams(client, token, number=4) as streams:
+            pass
+        assert all(
+            stream.ended_at is not None and expires_at - 0.1 < stream.ended_at < expires_at + 1 for stream in streams
+        )
+        answer = await ask(client, token)
+        assert (answer.status, answer.code) == (401, "token_rejected")
+
+
+async def test_a_websocket_ends_with_its_token(servers: Servers) -> None:
+    async with servers.serve(processes=2) as served, connect(served.url, fresh=True) as client:
+        person, [token] = await buy(client)
+        async with client.ws_connect("/api/v1/proxy/ws", headers=gateway_headers(token)) as websocket:
+            await websocket.send_str("hello")
+            assert (await websocket.receive(timeout=5)).data == "hello"
+            await rotate(person)
+            message = await websocket.receive(timeout=1)
+        assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+
+
+@pytest.mark.parametrize("message", [b"", b"R" + bytes(31), b"X" + bytes(32), b"\xff"])
+def test_messages_that_are_not_ours_are_not_understood(message: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        parse_message(message)
+
+
+def test_a_message_names_its_tokens() -> None:
+    assert parse_message(b"R" + bytes(32) + b"\1" * 32) == (Change.REVOKED, [bytes(32), b"\1" * 32])
+    assert parse_message(b"D" + bytes(32)) == (Change.DEVICE_RELEASED, [bytes(32)])
