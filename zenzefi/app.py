@@ -5,25 +5,28 @@ from aiohttp import web
 from zenzefi.access.routes import ROUTES as ACCESS_ROUTES
 from zenzefi.accounts.routes import ROUTES as ACCOUNTS_ROUTES
 from zenzefi.accounts.service import find_identity
+from zenzefi.admin.routes import ROUTES as ADMIN_ROUTES
 from zenzefi.context import Context
 from zenzefi.gateway.routes import ROUTES as GATEWAY_ROUTES
 from zenzefi.gateway.routes import gateway_lifecycle
 from zenzefi.health.routes import INTERNAL_ROUTES
 from zenzefi.health.routes import ROUTES as HEALTH_ROUTES
+from zenzefi.ratelimit.middleware import limit
 from zenzefi.wallet.routes import MOCK_PAYMENT_ROUTES, offers_mock_payment
 from zenzefi.wallet.routes import ROUTES as WALLET_ROUTES
 from zenzefi.web.docs import docs_routes
 from zenzefi.web.keys import CTX, FIND_IDENTITY
-from zenzefi.web.middleware import edge, guard, set_common_headers
+from zenzefi.web.middleware import check_input, edge, guard, set_common_headers
 from zenzefi.web.validation import MAX_BODY_BYTES
 
-MIDDLEWARES = (edge, guard)
+MIDDLEWARES = (edge, guard, limit, check_input)
 ROUTES: tuple[web.RouteDef, ...] = (
     *ACCOUNTS_ROUTES,
     *WALLET_ROUTES,
     *ACCESS_ROUTES,
     *GATEWAY_ROUTES,
     *HEALTH_ROUTES,
+    *ADMIN_ROUTES,
 )
 
 

@@ -1,7 +1,7 @@
 """The context: everything that a process shares among its requests and jobs, opened and closed in one place."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -62,11 +62,11 @@ class Context:
         """A database transaction; see Database.transaction."""
         return self.db.transaction()
 
-    def local(self, kind: type[T]) -> T:
+    def local(self, kind: type[T], make: "Callable[[Context], T] | None" = None) -> T:
         """This process's one instance of ``kind``, made at the first call: where a slice keeps what it remembers."""
         instance = self._locals.get(kind)
         if not isinstance(instance, kind):
-            instance = self._locals[kind] = kind()
+            instance = self._locals[kind] = kind() if make is None else make(self)
         return instance
 
 

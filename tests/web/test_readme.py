@@ -17,7 +17,7 @@ def _settings_table() -> str:
 
 def test_settings_table_names_every_variable_and_no_other() -> None:
     source = (ROOT / "zenzefi/settings.py").read_text()
-    read = set(re.findall(r'self\._\w+\(\s*"([A-Z0-9_]+)"', source))
+    read = set(re.findall(r'self\.\w+\(\s*"([A-Z0-9_]+)"', source))
     names = {name for line in _settings_table().splitlines() if line.startswith("| `") for name in _names(line)}
     assert len(read) > 30
     assert names == read

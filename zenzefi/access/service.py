@@ -19,6 +19,7 @@ from zenzefi.audit.models import Actor, ActorKind
 from zenzefi.context import Context
 from zenzefi.errors import JsonObject
 from zenzefi.infra.db import Connection
+from zenzefi.ratelimit import service as ratelimit
 from zenzefi.wallet import service as wallet
 from zenzefi.wallet.models import SystemAccount, TransactionType
 
@@ -158,6 +159,7 @@ async def rotate(ctx: Context, *, actor: Actor, user_id: UUID, token_id: UUID) -
             after={"token_hint": token_hint},
         )
     await revocation.announce(ctx, token_hashes=[old.token_hash])
+    await ratelimit.carry_over(ctx, old_token_hash=old.token_hash, new_token_hash=token_hash)
     return IssuedToken(token=new, token_string=token_string)
 
 

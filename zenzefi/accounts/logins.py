@@ -22,6 +22,8 @@ from zenzefi.context import Context
 from zenzefi.errors import Unavailable
 from zenzefi.infra.db import Connection
 from zenzefi.infra.jwt import Claims
+from zenzefi.ratelimit import service as ratelimit
+from zenzefi.ratelimit.ring import LimitClass
 from zenzefi.web.identity import Identity
 
 PURGE_BATCH = 1000  # rows of one transaction: some 50 ms of locks
@@ -35,8 +37,24 @@ async def log_in(ctx: Context, *, email: str, password: str, actor: Actor) -> To
 
     Raises:
         InvalidCredentials: no, and no word on why.
+        RateLimitExceeded: too many failed for this account, from wherever.
     """
     email, password = normalise_email(email), normalise_password(password)
+    subject = ratelimit.account_subject(email)
+    # Charged before the check, so that guesses at the same moment are counted, too; taken back unless it was a guess.
+    guess = await ratelimit.admit(ctx, LimitClass.AUTH, subject)
+    try:
+        pair = await _log_in(ctx, email=email, password=password, actor=actor)
+    except InvalidCredentials:
+        raise
+    except BaseException:
+        await ratelimit.forgive(ctx, subject, guess)
+        raise
+    await ratelimit.forgive(ctx, subject, guess)
+    return pair
+
+
+async def _log_in(ctx: Context, *, email: str, password: str, actor: Actor) -> TokenPair:
     while True:
         credentials = await _check_password(ctx, email=email, password=password)
         async with ctx.transaction() as conn:
@@ -182,6 +200,7 @@ async def _rotate(ctx: Context, conn: Connection, *, token_hash: bytes, actor: A
     found = await login_queries.find_open_login(conn, login_id=token.login_id)
     if found is None:
         return None
+    await ratelimit.admit(ctx, LimitClass.API, ratelimit.user_subject(found[0]))
     await login_queries.mark_refresh_token_used(conn, token_hash=token_hash, now=now)
     return await _issue_pair(ctx, conn, user_id=found[0], login_id=token.login_id)
 

@@ -19,6 +19,9 @@ from zenzefi.gateway.flights import Flights
 from zenzefi.gateway.models import Device
 from zenzefi.gateway.streams import OpenStreams
 from zenzefi.gateway.tokens import GrantCache, Recollection
+from zenzefi.ratelimit.ring import LimitClass
+from zenzefi.ratelimit.service import limiter_of, token_subject
+from zenzefi.ratelimit.subject import Decision
 
 Scopes: TypeAlias = tuple[str, ...]
 
@@ -62,6 +65,7 @@ class Admissions:
         self._streams = streams
         self._monotonic = monotonic
         self._flights: Flights[tuple[bytes, bytes, Scopes], Verdict] = Flights()
+        self._limiter = limiter_of(ctx).get(LimitClass.PROXY)
         self._to_refresh: set[bytes] = set()
         self._refresh_asked = asyncio.Event()
 
@@ -82,6 +86,15 @@ class Admissions:
             # Else the token was revoked while the answer was under way, and may be older than that.
             if verdict.grant is None or not self._streams.revoked_since(token_hash, verdict.confirmed_at):
                 return verdict
+
+    async def charge(self, token_hash: bytes) -> Decision | None:
+        """Charge one request to the token's rate limit; without I/O as long as permits charged in advance last.
+
+        Raises:
+            RateLimitExceeded: the limit is reached.
+            LimitUnknown: Redis is away, and the limit is too small to be shared among the processes.
+        """
+        return None if self._limiter is None else await self._limiter.admit(token_subject(token_hash))
 
     async def find(self, token_hash: bytes) -> tuple[TokenGrant, Device | None] | None:
         """The grant and the holder of a usable token, without touching its lease; None when it is not usable.
@@ -181,10 +194,17 @@ class Admissions:
         return known.lease_ms if known.holder.device_hash != device.device_hash else 0
 
     async def _recall(self, token_hash: bytes, device: Device | None, scopes: Scopes) -> Recollection | None:
+        limiter = self._limiter if scopes else None
+        subject = None if limiter is None else limiter.subject(token_subject(token_hash))
+        wanted = None if limiter is None or subject is None else limiter.request_if_due(subject)
+        sent_at = self._monotonic()
         try:
-            return await tokens.recall(self._ctx, token_hash=token_hash, device=device, scopes=scopes)
+            known = await tokens.recall(self._ctx, token_hash=token_hash, device=device, scopes=scopes, charge=wanted)
         except RedisUnavailable:
             return None
+        if limiter is not None and subject is not None and wanted is not None and known.charge is not None:
+            limiter.settle(subject, known.charge, wanted, sent_at=sent_at)
+        return known
 
     async def _remember(
         self, token_hash: bytes, grant: TokenGrant | None, holder: Device | None, *, confirmed_at: float

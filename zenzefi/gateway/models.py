@@ -9,6 +9,7 @@ from typing import Self
 from uuid import UUID
 
 from zenzefi.access.models import TokenGrant
+from zenzefi.ratelimit.subject import Decision
 
 HINT_CHARACTERS = 4  # enough to tell one's own devices apart; the shortest device id keeps as many to itself
 
@@ -39,6 +40,7 @@ class Admission:
     grant: TokenGrant
     device: Device
     confirmed_at: float
+    decision: Decision | None  # of the rate limit; None where it is off
 
 
 class Outcome(StrEnum):
@@ -109,6 +111,7 @@ class SessionUse:
 class TokenStatus:
     """What /proxy/status tells the holder of a token; ``holds_device`` is None when no device was named."""
 
+    decision: Decision | None
     grant: TokenGrant
     device_hint: str | None
     holds_device: bool | None

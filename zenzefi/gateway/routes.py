@@ -17,6 +17,7 @@ from zenzefi.gateway.models import Admission
 from zenzefi.gateway.paths import canonicalise
 from zenzefi.gateway.schemas import SessionPageSchema, StatusSchema, session_json, status_json
 from zenzefi.gateway.service import Gateway
+from zenzefi.ratelimit.middleware import note as note_limit
 from zenzefi.web.addresses import client_ip, is_from_trusted_proxy
 from zenzefi.web.auth import public, user_agent_of
 from zenzefi.web.declare import docs, querystring_schema, response_schema
@@ -71,6 +72,7 @@ async def proxy(request: web.Request) -> web.StreamResponse:
         gateway, token=credentials.token, device=credentials.device, method=request.method, path=path
     )
     _log_token(request, admission)
+    note_limit(request, admission.decision)
     with service.follow(gateway, admission, ip=client_ip(request), user_agent=user_agent_of(request)) as stream:
 
         async def on_answer() -> Iterable[tuple[str, str]]:
@@ -100,6 +102,7 @@ async def get_status(request: web.Request) -> web.Response:
     """Tell the holder of a token what it is good for."""
     token, device = read_token(request.headers)
     status = await service.tell_status(request.app[GATEWAY], token=token, device=device)
+    note_limit(request, status.decision)
     return json_response(status_json(status))
 
 

@@ -31,6 +31,7 @@ from zenzefi.gateway.paths import CanonicalPath
 from zenzefi.gateway.streams import OpenStream, OpenStreams
 from zenzefi.gateway.sweeps import EXPIRY_S, LEASES_S, RECHECK_S, StreamSweeps, sweep_for_ever
 from zenzefi.gateway.tokens import LEASE_S, GrantCache
+from zenzefi.ratelimit.errors import LimitUnknown, RateLimitExceeded
 
 LAST_FLUSH_S: Final = 5.0  # what a process that stops waits for the database to take its last counters
 
@@ -98,7 +99,8 @@ async def admit(gateway: Gateway, *, token: str, device: Device, method: str, pa
         TokenRejected: the token cannot be used.
         ScopeDenied: it cannot be used for this; the device lease is left as it was.
         DeviceConflict: another device holds it.
-        DatabaseUnavailable: nobody can know now.
+        RateLimitExceeded: too many requests came with it.
+        DatabaseUnavailable, LimitUnknown: nobody can know now.
     """
     scopes = scopes_allowing(method, path.path)
     verdict = await gateway.admissions.judge(token_hash=_hash_of(token), device=device, scopes=scopes)
@@ -110,7 +112,12 @@ async def admit(gateway: Gateway, *, token: str, device: Device, method: str, pa
         gateway.meter.count_denied(grant)
         # The second that a lease lasts longer is ours, not a part of what is promised.
         raise DeviceConflict(remaining_ms=min(verdict.held_by_other_ms, LEASE_S * 1000))
-    return Admission(grant=grant, device=device, confirmed_at=verdict.confirmed_at)
+    try:
+        decision = await gateway.admissions.charge(grant.token_hash)
+    except (RateLimitExceeded, LimitUnknown):
+        gateway.meter.count_denied(grant)
+        raise
+    return Admission(grant=grant, device=device, confirmed_at=verdict.confirmed_at, decision=decision)
 
 
 async def require_usable(gateway: Gateway, *, token: str, device: Device) -> None:
@@ -172,15 +179,18 @@ async def tell_status(gateway: Gateway, *, token: str, device: Device | None) ->
 
     Raises:
         TokenRejected: the token cannot be used.
-        DatabaseUnavailable: nobody can know now.
+        RateLimitExceeded: too many requests came with it.
+        DatabaseUnavailable, LimitUnknown: nobody can know now.
     """
     found = await gateway.admissions.find(_hash_of(token))
     grant, holder = found if found is not None else (None, None)
     grant = _require_usable(gateway, grant)
+    decision = await gateway.admissions.charge(grant.token_hash)
     remaining_s = grant.duration_hours * 3600
     if grant.expires_at is not None:
         remaining_s = max(0, math.ceil((grant.expires_at - gateway.ctx.now()).total_seconds()))
     return TokenStatus(
+        decision=decision,
         grant=grant,
         device_hint=None if holder is None else holder.hint,
         holds_device=None if device is None else holder is not None and holder.device_hash == device.device_hash,

@@ -14,6 +14,8 @@ from zenzefi.access.revocation import GRANT_LIFETIME_MS, TOMBSTONE, grant_key, l
 from zenzefi.context import Context
 from zenzefi.gateway.models import Device
 from zenzefi.infra.redis import Script
+from zenzefi.ratelimit.ring import RING_LUA, Charge, ChargeRequest, LimitClass, ring_key
+from zenzefi.ratelimit.service import token_subject
 
 LEASE_S: Final = 300  # a device holds its token until five minutes after its last request
 # A second of requests may be served without telling Redis, so that its lease has to last that much longer.
@@ -22,33 +24,43 @@ CACHE_S: Final = 1.0  # what a revocation that nobody announces may cost, and wh
 # A grant has about 1 KB with its entry: 20 MB for the busiest tokens of one second.
 CACHE_ENTRIES: Final = 20_000
 
+_NO_CHARGE: Final = (0, 0, 0, 0, 0, 0)
 _HASH_BYTES: Final = 32
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 # One call decides about a request of a known token: it gives the grant, and takes the lease's word on the device. The
-# device's own lease is renewed only when the token's scope lets the request through. A free lease is not taken here:
-# PostgreSQL decides who gets it (zenzefi.gateway.devices). Later decisions, such as a rate limit, belong in here, too.
-# KEYS: grant, lease. ARGV: device hash, lease in ms, the scopes that let the request through.
-_RECALL: Final = Script("""
+# device's own lease is renewed, and its requests are charged to the rate limit, only when the token's scope lets the
+# request through. A free lease is not taken here: PostgreSQL decides who gets it (zenzefi.gateway.devices).
+# KEYS: grant, lease, ring. ARGV: device hash, lease in ms, the six arguments of ring_charge (a limit of 0 charges
+# nothing), the scopes that let the request through.
+_RECALL: Final = Script(
+    RING_LUA
+    + """
 local grant = redis.call('GET', KEYS[1])
 local holder = redis.call('GET', KEYS[2])
-local grant_ms, lease_ms = 0, 0
+local grant_ms, lease_ms, charge = 0, 0, false
 if grant then grant_ms = redis.call('PTTL', KEYS[1]) end
 if holder then
   lease_ms = redis.call('PTTL', KEYS[2])
   if grant and string.sub(holder, 1, 32) == ARGV[1] then
     local scope = string.match(grant, '^1|([^|]*)|')
-    for i = 3, #ARGV do
+    for i = 9, #ARGV do
       if ARGV[i] == scope then
         redis.call('PEXPIRE', KEYS[2], ARGV[2])
+        local limit = tonumber(ARGV[3])
+        if limit > 0 then
+          charge = ring_charge(KEYS[3], limit, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]),
+            tonumber(ARGV[7]), tonumber(ARGV[8]), ring_clock())
+        end
         break
       end
     end
   end
 end
-return {grant, grant_ms, holder, lease_ms}
-""")
+return {grant, grant_ms, holder, lease_ms, charge}
+"""
+)
 
 # Stores what PostgreSQL said, unless the token was ended meanwhile or a fresher copy is there; takes or renews the
 # lease unless another device has it. A lifetime of 0 stores no grant, an empty holder leaves the lease alone.
@@ -70,33 +82,45 @@ return 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recollection:
-    """What Redis knows of a token: its grant with the rest of its life, and the lease with the rest of its own."""
+    """What Redis knows of a token: its grant and its lease, each with the rest of its life, and what was charged."""
 
     grant: TokenGrant | None
     grant_ms: int
     holder: Device | None
     lease_ms: int
+    charge: Charge | None
 
 
 async def recall(
-    ctx: Context, *, token_hash: bytes, device: Device | None = None, scopes: Sequence[str] = ()
+    ctx: Context,
+    *,
+    token_hash: bytes,
+    device: Device | None = None,
+    scopes: Sequence[str] = (),
+    charge: ChargeRequest | None = None,
 ) -> Recollection:
-    """Ask Redis for a token, and renew the lease of `device` if it holds it and the token's scope is one of `scopes`.
+    """Ask Redis for a token; if `device` holds it and its scope is one of `scopes`, renew the lease and charge it.
 
     Raises:
         RedisUnavailable: Redis is away.
     """
     reply = await ctx.redis.eval(
         _RECALL,
-        [grant_key(token_hash), lease_key(token_hash)],
-        [device.device_hash if device is not None else b"", LEASE_MS, *scopes],
+        [grant_key(token_hash), lease_key(token_hash), ring_key(LimitClass.PROXY, token_subject(token_hash))],
+        [
+            device.device_hash if device is not None else b"",
+            LEASE_MS,
+            *(_NO_CHARGE if charge is None else charge.arguments()),
+            *scopes,
+        ],
     )
-    grant, grant_ms, holder, lease_ms = cast("tuple[bytes | None, int, bytes | None, int]", reply)
+    grant, grant_ms, holder, lease_ms, charged = cast("tuple[bytes | None, int, bytes | None, int, object]", reply)
     return Recollection(
         grant=None if grant is None else _decode_grant(grant, token_hash),
         grant_ms=grant_ms,
         holder=None if holder is None else _decode_holder(holder),
         lease_ms=lease_ms,
+        charge=None if charged is None else Charge.parse(charged),
     )
 
 

@@ -26,5 +26,7 @@ CLIENT_IP = web.RequestKey[IPv4Address | IPv6Address | None]("CLIENT_IP")
 IDENTITY = web.RequestKey("IDENTITY", Identity)
 JSON = web.RequestKey[dict[str, Any]]("JSON")
 QUERY = web.RequestKey[dict[str, Any]]("QUERY")
+# The RateLimit headers of the response.
+RATE_LIMIT = web.RequestKey[tuple[tuple[str, str], ...]]("RATE_LIMIT")
 # What a handler adds to the request's one log line.
 LOG_FIELDS = web.RequestKey[dict[str, Any]]("LOG_FIELDS")

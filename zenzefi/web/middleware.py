@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 from zenzefi.errors import ZenzefiError
 from zenzefi.web.addresses import client_ip, is_from_trusted_proxy
 from zenzefi.web.auth import authenticate, is_public
-from zenzefi.web.keys import IDENTITY, LOG_FIELDS, REQUEST_ID
+from zenzefi.web.keys import IDENTITY, LOG_FIELDS, RATE_LIMIT, REQUEST_ID
 from zenzefi.web.problem import error_response, http_exception_response, status_response
 from zenzefi.web.validation import validate
 
@@ -60,13 +60,19 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Deny by default: whoever calls a route is signed in unless it is public; then its input is checked."""
+    """Deny by default: whoever calls a route is signed in unless it is public."""
     if request.match_info.http_exception is not None:
         return await handler(request)
     route_handler = request.match_info.handler
     if not is_public(route_handler):
         request[IDENTITY] = await authenticate(request)
-    schemas = getattr(route_handler, "__schemas__", None)
+    return await handler(request)
+
+
+@web.middleware
+async def check_input(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Check body and query against what the handler declares."""
+    schemas = getattr(request.match_info.handler, "__schemas__", None)
     if schemas:
         await validate(request, schemas)
     return await handler(request)
@@ -78,6 +84,8 @@ async def set_common_headers(request: web.Request, response: web.StreamResponse)
     # A request that aiohttp itself refuses never met the middleware.
     headers["X-Request-ID"] = request.get(REQUEST_ID) or _request_id(request)
     for name, value in SECURITY_HEADERS:
+        headers[name] = value
+    for name, value in request.get(RATE_LIMIT, ()):
         headers[name] = value
     if is_from_trusted_proxy(request) and request.headers.get("X-Forwarded-Proto") == "https":
         headers["Strict-Transport-Security"] = HSTS

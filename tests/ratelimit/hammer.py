@@ -1,0 +1,84 @@
+"""One process that asks for one subject's permits as fast as it gets them, and writes down when each was spent.
+
+usage: python -m tests.ratelimit.hammer CLASS SUBJECT SECONDS    (settings from the environment)
+Prints "ready", waits for a line on stdin, and then prints one JSON object: the monotonic times of the admissions in
+seconds (one clock for all processes of a machine), and how many calls of Redis they took.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from zenzefi.errors import RedisUnavailable
+from zenzefi.infra import redis as redis_module
+from zenzefi.infra.logging import configure_logging
+from zenzefi.infra.redis import Argument, RedisClient, Reply, Script
+from zenzefi.ratelimit.errors import RateLimitExceeded
+from zenzefi.ratelimit.limiter import Limiter
+from zenzefi.ratelimit.ring import LimitClass
+from zenzefi.settings import Settings
+
+COROUTINES = 16
+DEADLINE_S = 10.0
+
+
+class CountingRedis(RedisClient):
+    """Counts the calls."""
+
+    calls = 0
+
+    async def eval(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Argument] = ()) -> Reply:
+        self.calls += 1
+        return await super().eval(script, keys, args)
+
+
+async def hammer(limit_class: LimitClass, subject: str, seconds: float) -> dict[str, object]:
+    settings = Settings.from_env()
+    # What a process does without an answer is shown elsewhere; here a machine that is too busy must not pass for that.
+    redis_module.DEADLINE_S = DEADLINE_S
+    redis = CountingRedis(settings)
+    limiter = Limiter(settings, redis).get(limit_class)
+    assert limiter is not None
+    await connected(redis)
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    spent: list[float] = []
+    end = time.monotonic() + seconds
+
+    async def ask() -> None:
+        while time.monotonic() < end:
+            try:
+                await limiter.admit(subject)
+            except RateLimitExceeded:
+                await asyncio.sleep(0.005)
+            else:
+                spent.append(time.monotonic())
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(ask() for _ in range(COROUTINES)))
+    await redis.aclose()
+    return {"spent": spent, "calls": redis.calls}
+
+
+async def connected(redis: RedisClient) -> None:
+    """Wait until Redis answers: eight processes that start at once on two cores are slow at first."""
+    while True:
+        try:
+            await redis.run("PING")
+        except RedisUnavailable:
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+def main() -> None:
+    configure_logging("info")
+    limit_class, subject, seconds = sys.argv[1:]
+    found = asyncio.run(hammer(LimitClass(limit_class), subject, float(seconds)))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

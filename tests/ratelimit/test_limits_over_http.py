@@ -1,0 +1,113 @@
+"""The limits as a client meets them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import pytest
+
+from tests.support.people import PASSWORD, register
+from tests.support.serving import Served
+
+Serving = Callable[..., AbstractAsyncContextManager[Served]]
+LOGIN = "/api/v1/auth/login"
+
+
+@pytest.fixture(scope="module")
+def limits() -> dict[str, str]:
+    """Small limits; the proxies' addresses make a client of each X-Forwarded-For."""
+    return {
+        "RATE_LIMIT_AUTH": "5/3600",
+        "RATE_LIMIT_API": "10/4",
+        "RATE_LIMIT_PROXY": "20/4",
+        "TRUSTED_PROXIES": "127.0.0.1/32",
+    }
+
+
+@pytest.fixture
+async def limited(serving: Serving, limits: dict[str, str]) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of two processes with these limits."""
+    async with serving(processes=2, **limits) as served, aiohttp.ClientSession(served.url) as client:
+        yield client
+
+
+def from_address(address: str) -> dict[str, str]:
+    return {"X-Forwarded-For": address}
+
+
+async def log_in(client: aiohttp.ClientSession, email: str, password: str, address: str) -> tuple[int, Any, Any]:
+    body = {"email": email, "password": password}
+    async with client.post(LOGIN, json=body, headers=from_address(address)) as response:
+        return response.status, await response.json(content_type=None), response.headers
+
+
+async def test_sixth_sign_in_from_one_address_is_refused_before_any_password_is_hashed(
+    limited: aiohttp.ClientSession,
+) -> None:
+    address = "198.51.100.7"
+    for left in (4, 3, 2, 1, 0):
+        status, _, headers = await log_in(limited, f"{uuid4()}@example.com", "wrong password", address)
+        assert status == 401
+        assert headers["RateLimit"].startswith(f'"auth";r={left};t=')
+        assert headers["RateLimit-Policy"] == '"auth";q=5;w=3600'
+    status, body, headers = await log_in(limited, f"{uuid4()}@example.com", "wrong password", address)
+    assert (status, body["code"]) == (429, "rate_limit_exceeded")
+    assert body["detail"] == "Rate limit exceeded. Max 5 requests per 3600 s"
+    assert (body["limit"], body["window"]) == (5, 3600)
+    assert 3500 < int(headers["Retry-After"]) == body["retry_after"] <= 3601
+    # The same network of IPv6 is one client; a forged entry further left is nobody's address.
+    for host in ("2001:db8::1", "2001:db8::2", "2001:db8::ffff", "6.6.6.6, 2001:db8::3", "2001:db8::4"):
+        assert (await log_in(limited, f"{uuid4()}@example.com", "wrong password", host))[0] == 401
+    assert (await log_in(limited, f"{uuid4()}@example.com", "wrong password", "2001:db8::5"))[0] == 429
+    assert (await log_in(limited, f"{uuid4()}@example.com", "wrong password", "2001:db8:0:1::1"))[0] == 401
+
+
+async def test_guessing_from_many_addresses_is_slowed_per_account(limited: aiohttp.ClientSession) -> None:
+    name = f"victim-{uuid4().hex[:8]}"
+    account = {"email": f"{name}@example.com", "username": name, "password": PASSWORD}
+    async with limited.post("/api/v1/auth/register", json=account, headers=from_address("192.0.2.1")) as response:
+        assert response.status == 201
+    # Signing in with the right password costs the account nothing.
+    for number in range(7):
+        assert (await log_in(limited, account["email"], PASSWORD, f"192.0.2.{10 + number}"))[0] == 200
+    guesses = await asyncio.gather(
+        *(log_in(limited, account["email"].upper(), f"guess {number}", f"203.0.113.{number}") for number in range(100))
+    )
+    statuses = sorted(status for status, _, _ in guesses)
+    assert statuses == [401] * 5 + [429] * 95
+
+
+async def test_api_is_limited_by_user_and_a_retry_after_retry_after_succeeds(limited: aiohttp.ClientSession) -> None:
+    limited.headers.update(from_address(f"192.0.2.{uuid4().int % 200}"))
+    person, other = await register(limited), await register(limited)
+    answers = await asyncio.gather(*(person.request("GET", "/api/v1/currency/balance") for _ in range(30)))
+    assert sorted(status for status, _ in answers) == [200] * 10 + [429] * 20
+    assert (await other.request("GET", "/api/v1/currency/balance"))[0] == 200
+    wait_s = max(body["retry_after"] for status, body in answers if status == 429)
+    # Asking again all the time does not lengthen the wait.
+    end = asyncio.get_running_loop().time() + wait_s
+    while asyncio.get_running_loop().time() < end:
+        await person.request("GET", "/api/v1/currency/balance")
+        await asyncio.sleep(0.05)
+    status, _ = await person.request("GET", "/api/v1/currency/balance")
+    # What the hammering itself was admitted to counts; so it may be that much later, and no more.
+    if status == 429:
+        await asyncio.sleep(wait_s)
+        status, _ = await person.request("GET", "/api/v1/currency/balance")
+    assert status == 200
+
+
+async def test_refresh_is_charged_to_its_user(limited: aiohttp.ClientSession) -> None:
+    limited.headers.update(from_address(f"192.0.2.{uuid4().int % 200}"))
+    person = await register(limited)
+    for _ in range(10):
+        assert (await person.request("GET", "/api/v1/currency/balance"))[0] == 200
+    async with limited.post("/api/v1/auth/refresh", json={"refresh_token": person.refresh_token}) as response:
+        assert response.status == 429
+        wait_s = int(response.headers["Retry-After"])
+    await asyncio.sleep(wait_s)
+    async with limited.post("/api/v1/auth/refresh", json={"refresh_token": person.refresh_token}) as response:
+        assert response.status == 200, "a refused refresh does not spend its token"

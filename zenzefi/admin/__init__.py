@@ -1,0 +1,1 @@
+"""What superusers may see and do."""
