@@ -141,7 +141,9 @@ def open_stream() -> OpenStream:
         expires_at=None,
     )
     return OpenStream(
-        Admission(grant=grant, device=Device.of("device-0001"), confirmed_at=0.0, decision=None), ip=None, user_agent=None
+        Admission(grant=grant, device=Device.of("device-0001"), confirmed_at=0.0, decision=None),
+        ip=None,
+        user_agent=None,
     )
 
 

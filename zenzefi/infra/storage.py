@@ -72,14 +72,3 @@ class Storage:
         """
         async with self.open_client() as client:
             await client.head_bucket(Bucket=self._settings.s3_bucket)
-
-    async def create_bucket(self) -> None:
-        """Create the bucket unless it exists.
-
-        Raises:
-            StorageError: it cannot be created.
-        """
-        async with self.open_client() as client:
-            listed = await client.list_buckets()
-            if self._settings.s3_bucket not in {bucket["Name"] for bucket in listed.get("Buckets", [])}:
-                await client.create_bucket(Bucket=self._settings.s3_bucket)
