@@ -12,6 +12,7 @@ import pytest
 from tests.server.supervised import Load, Supervised, supervised, wait_gone
 from tests.server.support import HOST
 
+WHO = b"GET /process HTTP/1.1\r\n" + HOST + b"\r\n"
 DRIP = b"GET /drip?events=10 HTTP/1.1\r\n" + HOST + b"\r\n"  # an answer that takes a second
 HANG = b"GET /hang HTTP/1.1\r\n" + HOST + b"\r\n"
 
@@ -51,6 +52,28 @@ async def test_rolling_restart_with_broken_code_keeps_the_old_processes(tmp_path
         running.signal(signal.SIGHUP)
         await running.logged("rolling_restart_done")
         assert await running.who_answers() not in before
+
+
+async def test_connection_that_pauses_during_a_restart_is_told_at_its_next_request() -> None:
+    async with supervised(2) as running:
+        await running.logged("serving")
+        before = set(running.children())
+        async with running.connect() as pausing, running.connect() as silent:
+            for client in (pausing, silent):
+                await client.send(WHO)
+                assert int((await client.answer()).body) in before
+            running.signal(signal.SIGHUP)
+            await running.logged("rolling_restart_done")
+            await asyncio.sleep(1.5)  # longer than a stop would wait for it
+            await pausing.send(WHO)
+            answer = await pausing.answer()
+            assert int(answer.body) in before
+            assert answer.headers["connection"] == "close"
+            started = time.monotonic()
+            running.signal(signal.SIGTERM)
+            assert await running.ended() == 0
+            assert time.monotonic() - started < 5
+            assert await silent.is_closed()
 
 
 async def test_hangup_during_a_rolling_restart_leads_to_another() -> None:

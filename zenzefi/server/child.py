@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from zenzefi.server.process import DEFAULT_SERVICE, READY
+from zenzefi.server.process import DEFAULT_SERVICE, READY, RETIRE
 
 _REPORT_LIMIT_BYTES = 64 * 1024
 
@@ -104,10 +104,11 @@ class Child:
             os.close(self.report)
             self.report = None
 
-    def ask_to_stop(self, *, deadline: float) -> None:
-        """Have it drain and exit; it is killed at `deadline` otherwise."""
-        self.state, self.deadline = State.LEAVING, deadline
-        self._signal(signal.SIGTERM)
+    def ask_to_leave(self, *, deadline: float, is_urgent: bool) -> None:
+        """Have it drain and exit; it is killed at `deadline` otherwise. May be asked again, more urgently."""
+        self.deadline = min(self.deadline, deadline) if self.state is State.LEAVING else deadline
+        self.state = State.LEAVING
+        self._signal(signal.SIGTERM if is_urgent else RETIRE)
 
     def kill(self) -> None:
         """End it at once."""

@@ -1,8 +1,10 @@
-"""One web process: serves the two listening sockets it inherits until SIGTERM, then drains and exits with 0.
+"""One web process: serves the two listening sockets it inherits until it is told to leave, drains, and exits with 0.
 
 The supervisor runs it as ``python -m zenzefi.server.process``. It tells through a pipe either that it is ready or why
-it could not start, so that the reason is printed once and not once per process. It dies with the supervisor, however
-that ends. Modules that cost time or that may fail are imported late: the parent-death signal comes before everything.
+it could not start, so that the reason is printed once and not once per process. SIGTERM has it leave soon, RETIRE, once
+a successor has taken over, with more patience. It dies with the supervisor, however that ends.
+
+Modules that cost time or that may fail are imported late: the parent-death signal comes before everything.
 """
 
 import argparse
@@ -28,7 +30,12 @@ if TYPE_CHECKING:
     OpenService = Callable[[Settings], AbstractAsyncContextManager[Service]]
 
 READY = b"ready\n"
+RETIRE = signal.SIGUSR1
 DEFAULT_SERVICE = "zenzefi.server.service:open_service"
+
+# A client that reuses a connection in the very moment it is closed loses its request, and no server can help it. With a
+# successor in place there is time: nearly every connection is used once more, and is told then that it closes.
+_RETIRE_LINGER_S = 10.0
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _MAX_DESCRIPTORS = 65_536
@@ -110,6 +117,7 @@ async def _serve(
 
     import structlog
 
+    from zenzefi.server.deadlines import Deadlines
     from zenzefi.server.runner import HardenedRunner
     from zenzefi.server.site import SharedSite
 
@@ -121,16 +129,24 @@ async def _serve(
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             runners.append(runner)
-        stop = asyncio.Event()
+        leave = asyncio.Event()
+
+        def on_signal(linger_s: float) -> None:
+            for runner in runners:
+                runner.linger(linger_s)
+            leave.set()
+
         # Not before: until here SIGTERM may simply kill, nothing has begun that could be lost.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, on_signal, Deadlines().linger_s)
+        loop.add_signal_handler(RETIRE, on_signal, _RETIRE_LINGER_S)
         # What is loaded now stays for good; full collections need not walk over it with requests waiting.
         gc.collect()
         gc.freeze()
         for runner, listener in zip(runners, (public, internal), strict=True):
             await SharedSite(runner, listener).start()
         tell_ready()
-        await stop.wait()
+        await leave.wait()
         service.on_drain()
         cut = await asyncio.gather(*(runner.drain(timeout_s=settings.drain_timeout_s) for runner in runners))
         if any(cut):

@@ -123,21 +123,21 @@ class HardenedProtocol(RequestHandler):
                 log.exception("on_disconnect_failed")
         super().connection_lost(exc)
 
-    def sweep(self, now: float, deadlines: Deadlines) -> None:
-        """Close the connection if its client has been too slow."""
+    def sweep(self, now: float, deadlines: Deadlines) -> bool:
+        """Close the connection if its client has been too slow; returns whether it was."""
         link, watch = self._link, self._watch
         if link is None or self._payload_parser is not None:
-            return
+            return False
         unsent = link.get_write_buffer_size()
         if unsent:
             watch.touch(now)
             written = self._writer.output_size if self._writer is not None else 0
             if watch.is_write_stalled(now, flushed=written - unsent, deadlines=deadlines):
-                self._give_up("response_not_read")
-            return
+                return self._give_up("response_not_read")
+            return False
         watch.forget_write()
         if link.is_closing():
-            return
+            return False
         if self._waiter is None:
             watch.touch(now)
         body = self._framer.body
@@ -149,12 +149,10 @@ class HardenedProtocol(RequestHandler):
                 is_reading=not (self._reading_paused or self._buffer_paused),
                 deadlines=deadlines,
             )
-            if too_slow:
-                self._give_up("body_too_slow")
-        elif self._waiter is not None:
-            self._judge_waiting(now, deadlines)
+            return self._give_up("body_too_slow") if too_slow else False
+        return self._judge_waiting(now, deadlines) if self._waiter is not None else False
 
-    def _judge_waiting(self, now: float, deadlines: Deadlines) -> None:
+    def _judge_waiting(self, now: float, deadlines: Deadlines) -> bool:
         verdict = self._watch.judge_waiting(
             now, requests=self._request_count, head_since=self._framer.head_since, deadlines=deadlines
         )
@@ -165,6 +163,7 @@ class HardenedProtocol(RequestHandler):
             self._messages.append(refused(HeadTooLate()))
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
+        return verdict is not Verdict.KEEP
 
     def close_if_idle(self, now: float, *, linger_s: float) -> None:
         """For a drain: close the connection when no request has begun on it for `linger_s` seconds."""
@@ -174,12 +173,13 @@ class HardenedProtocol(RequestHandler):
         if self._watch.idle_s(now, self._request_count) >= linger_s and not _has_unread_bytes(link):
             self.force_close()
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str) -> bool:
         log.info("connection_given_up", reason=reason, client=_address(self))
         link = self._link
         self.force_close()
         if link is not None:
             link.abort()  # what is still unsent would keep a closing connection open for ever
+        return True
 
     def handle_error(
         self,

@@ -137,17 +137,17 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._is_stopping = True
-        deadline = time.monotonic() + self._drain_timeout_s + _KILL_MARGIN_S
+        for child in self._all_children():
+            self._let_go(child, is_urgent=True)
         for slot in self._slots:
-            for child in (slot.child, slot.successor):
-                if child is not None:
-                    self._let_go(child, deadline)
             slot.child = slot.successor = None
             slot.retry_at = float("inf")
 
-    def _let_go(self, child: Child, deadline: float) -> None:
-        child.ask_to_stop(deadline=deadline)
-        self._leaving.append(child)
+    def _let_go(self, child: Child, *, is_urgent: bool) -> None:
+        deadline = time.monotonic() + self._drain_timeout_s + _KILL_MARGIN_S
+        child.ask_to_leave(deadline=deadline, is_urgent=is_urgent)
+        if child not in self._leaving:
+            self._leaving.append(child)
 
     def _look_at_children(self) -> None:
         for child in self._all_children():
@@ -169,7 +169,7 @@ class Supervisor:
         if slot.successor is child:
             old, slot.child, slot.successor = slot.child, child, None
             if old is not None:
-                self._let_go(old, time.monotonic() + self._drain_timeout_s + _KILL_MARGIN_S)
+                self._let_go(old, is_urgent=False)
             if not self._rolling:
                 log.info("rolling_restart_done")
         log.info("process_ready", slot=slot.number, process_id=child.pid)
