@@ -58,7 +58,9 @@ async def run_servers() -> AsyncIterator[Servers]:
     """Start the servers with a migrated database; PostgreSQL logs every statement."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zenzefi-gateway-")))
-        postgres = EmbeddedPostgres(directory / "postgres", durable=False, settings={"log_statement": "all"})
+        # What is committed has to survive kill -9 of the server, as it does in production.
+        kept = {"synchronous_commit": "on", "log_statement": "all"}
+        postgres = EmbeddedPostgres(directory / "postgres", durable=False, settings=kept)
         postgres.start()
         stack.callback(postgres.stop)
         valkey = EmbeddedValkey(directory / "valkey", append_only=False)

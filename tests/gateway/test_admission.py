@@ -243,6 +243,18 @@ async def test_a_client_that_leaves_before_the_answer_does_not_start_the_clock(
     assert not await is_activated(client, token)
 
 
+async def test_a_token_that_is_rotated_before_the_answer_keeps_its_clock_still(person: Person) -> None:
+    await person.top_up("1.00")
+    bought = await person.buy_token(1)
+    first_use = asyncio.create_task(ask(person.client, bought["token"], "/slow?seconds=1"))
+    await asyncio.sleep(0.3)
+    status, issued = await person.request("POST", f"/api/v1/tokens/{bought['id']}/rotate")
+    assert status == 200
+    answer = await first_use
+    assert (answer.status, answer.code) == (401, "access_ended")
+    assert not await is_activated(person.client, issued["token"])
+
+
 async def test_a_token_that_expired_is_rejected_by_the_clock_of_the_database(
     client: aiohttp.ClientSession, ctx: Context, token: str
 ) -> None:

@@ -118,6 +118,24 @@ async def test_a_dead_postgresql_lets_tokens_in_use_go_on_for_five_seconds(serve
     assert recovery_s < 5
 
 
+async def test_a_database_that_dies_before_the_upstreams_answer_does_not_start_the_clock(servers: Servers) -> None:
+    async with servers.serve(processes=1) as served, connect(served.url) as client:
+        _, [token] = await buy(client)
+        first_use = asyncio.create_task(ask(client, token, "/slow?seconds=1.5"))
+        await asyncio.sleep(0.5)
+        kill(servers.postgres)
+        answer = await first_use
+        servers.postgres.start()
+        assert (answer.status, answer.code) == (503, "database_unavailable")
+        assert "X-Token-Expires-At" not in answer.headers
+
+        async def is_known() -> bool:
+            async with client.get("/api/v1/proxy/status", headers={"X-Access-Token": token}) as response:
+                return response.status == 200 and not (await response.json())["is_activated"]
+
+        await until(is_known, timeout_s=5)
+
+
 async def is_served(client: aiohttp.ClientSession, token: str) -> bool:
     return (await ask(client, token)).status == 200
 

@@ -130,13 +130,11 @@ async def test_what_was_served_while_the_database_was_dead_is_stored_when_it_is_
         person, [token] = await buy(session)
         client = Client(session, random.Random(1))
         await client.send(token)
-        await asyncio.sleep(2)
         kill(servers.postgres)
-        before = client.requests
-        for _ in range(40):
+        for _ in range(40):  # of which those of the next five seconds are served
             await client.send(token)
             await asyncio.sleep(0.05)
-        assert client.requests - before > 20
+        assert client.requests > 20
         servers.postgres.start()
         await until(lambda: is_stored(servers_ctx, person, client), timeout_s=10)
         assert await in_sessions(servers_ctx, person.user_id) == client.totals

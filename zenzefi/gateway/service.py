@@ -160,17 +160,21 @@ async def start_clock(gateway: Gateway, stream: OpenStream, *, actor: Actor) -> 
         TokenRejected: the token has ended meanwhile.
         DatabaseUnavailable: the clock could not be started; the answer must not be passed on.
     """
-    grant = stream.grant
-    if grant.activated_at is None:
-        started = time.monotonic()
+    _require_running(stream)
+    if stream.grant.activated_at is not None:
+        return stream.grant
+    started = time.monotonic()
+    try:
         grant = await gateway.activations.share(
-            grant.token_hash, lambda: _activate(gateway.ctx, stream.grant.token_id, actor)
+            stream.grant.token_hash, lambda: _activate(gateway.ctx, stream.grant.token_id, actor)
         )
         if grant.token_hash != stream.grant.token_hash:  # rotated meanwhile: this string is dead
             raise TokenRejected
-        await gateway.admissions.learn(grant, holder=stream.device, confirmed_at=started)
-    if stream.end_reason is not None:
-        raise AccessEnded(f"The token's use ended while the request ran: {stream.end_reason}.")
+    except TokenRejected:
+        stream.end(StreamEnd.REVOKED)
+        raise
+    await gateway.admissions.learn(grant, holder=stream.device, confirmed_at=started)
+    _require_running(stream)
     return grant
 
 
@@ -208,6 +212,11 @@ def _require_usable(gateway: Gateway, grant: TokenGrant | None) -> TokenGrant:
     if grant is None or (grant.expires_at is not None and grant.expires_at <= gateway.ctx.now()):
         raise TokenRejected
     return grant
+
+
+def _require_running(stream: OpenStream) -> None:
+    if stream.end_reason is not None:
+        raise AccessEnded(f"The token's use ended while the request ran: {stream.end_reason}.")
 
 
 async def _activate(ctx: Context, token_id: UUID, actor: Actor) -> TokenGrant:
