@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
@@ -17,16 +16,9 @@ from typing import Any
 import psutil
 
 from tests.server.support import HOST, Client
+from zenzefi.devstack.ports import find_free_port
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    assert isinstance(port, int)
-    return port
 
 
 @dataclass
@@ -81,7 +73,7 @@ class Supervised:
 
 @contextlib.asynccontextmanager
 async def supervised(processes: int = 2, *, environ: Mapping[str, str] | None = None) -> AsyncIterator[Supervised]:
-    port, internal_port = free_port(), free_port()
+    port, internal_port = find_free_port(), find_free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -132,6 +124,7 @@ class Load:
     answered: int = 0
     failures: list[str] = field(default_factory=list)
     answered_by: set[int] = field(default_factory=set)
+    path: str = "/process"
     is_over: bool = False
 
     async def run(self, *, keeping: int, fresh: int) -> None:
@@ -157,13 +150,14 @@ class Load:
         fields = HOST if keep_alive else HOST + b"Connection: close\r\n"
         while not self.is_over:
             try:
-                await client.send(b"GET /process HTTP/1.1\r\n" + fields + b"\r\n")
+                await client.send(b"GET %s HTTP/1.1\r\n" % self.path.encode() + fields + b"\r\n")
                 answer = await client.answer()
                 assert answer.status == 200
             except (AssertionError, OSError, EOFError, TimeoutError) as error:
                 self.failures.append(repr(error))
                 return
             self.answered += 1
-            self.answered_by.add(int(answer.body))
+            if answer.body.isdigit():
+                self.answered_by.add(int(answer.body))
             if answer.headers.get("connection") == "close":
                 return

@@ -5,11 +5,12 @@ import re
 import time
 
 import structlog
-from aiohttp import ClientConnectionResetError, web
+from aiohttp import web
 from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.typedefs import Handler
+from aiohttp.web_protocol import RequestPayloadError
 
-from zenzefi.errors import ZenzefiError
+from zenzefi.errors import BadRequest, ZenzefiError
 from zenzefi.web.addresses import client_ip, is_from_trusted_proxy
 from zenzefi.web.auth import authenticate, is_public
 from zenzefi.web.keys import IDENTITY, LOG_FIELDS, RATE_LIMIT, REQUEST_ID
@@ -46,10 +47,13 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         status = error.status
         return http_exception_response(error, request_id)
-    except ClientConnectionResetError:
-        status = 499  # nginx's number for a client that went away: nobody is left to answer
-        raise
-    except Exception:
+    except RequestPayloadError:
+        status = 400
+        return error_response(BadRequest("The body's framing is broken."), request_id)
+    except Exception as error:
+        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            status = 499  # nginx's number for a client that went away: nobody is left to answer
+            raise
         log.exception("request_failed", request_id=request_id)
         return status_response(
             500, "Something went wrong on our side. Give us the request_id if it happens again.", request_id
