@@ -63,7 +63,7 @@ class BadUpload(BadRequest):
 class UploadTooSlow(ZenzefiError):
     """The request body did not arrive in time"""
 
-    status, code = 408, "request_timeout"
+    status, code = 408, "upload_timeout"
 
 
 class ClientGone(ZenzefiError):
