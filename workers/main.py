@@ -102,10 +102,10 @@ def _build_worker(ctx: Context, cron_jobs: Sequence[CronJob], functions: Sequenc
 def _redis(settings: Settings) -> ArqRedis:
     """Return arq's client."""
     return ArqRedis(
-        host=settings.redis_host,
-        port=settings.redis_port,
-        db=settings.redis_db,
-        password=settings.redis_password or None,
+        host=settings.queue_redis_host,
+        port=settings.queue_redis_port,
+        db=settings.queue_redis_db,
+        password=settings.queue_redis_password or None,
         job_serializer=serialize_job,
         job_deserializer=deserialize_job,
         socket_connect_timeout=2,

@@ -76,6 +76,11 @@ class Settings:
     redis_port: int
     redis_db: int
     redis_password: str = field(repr=False)
+    redis_cluster: bool
+    queue_redis_host: str
+    queue_redis_port: int
+    queue_redis_db: int
+    queue_redis_password: str = field(repr=False)
 
     s3_endpoint_url: str
     s3_bucket: str
@@ -137,7 +142,8 @@ class _Reader(EnvironmentReader):
             "environment": environment,
             "secret_key": self._secret_key(environment),
             **self._postgres(),
-            **self._redis_and_s3(),
+            **self._redis(),
+            **self._s3(),
             **self._web(environment),
             **self._upstream(),
             **self._rate_limits(),
@@ -159,12 +165,28 @@ class _Reader(EnvironmentReader):
             "postgres_statement_cache": self.integer("POSTGRES_STATEMENT_CACHE", 256, least=0, most=10_000),
         }
 
-    def _redis_and_s3(self) -> dict[str, Any]:
+    def _redis(self) -> dict[str, Any]:
+        host, port = self.text("REDIS_HOST", "127.0.0.1"), self.integer("REDIS_PORT", 6379, least=1, most=65535)
+        database, password = self.integer("REDIS_DB", 0, least=0, most=1023), self.text("REDIS_PASSWORD", "")
+        is_cluster, queue_host = self.flag("REDIS_CLUSTER", default=False), self.text("QUEUE_REDIS_HOST", "")
+        if is_cluster and database:
+            raise SettingsError("REDIS_DB is not 0, which a cluster (REDIS_CLUSTER) does not have.")
+        if is_cluster and not queue_host:
+            raise SettingsError("QUEUE_REDIS_HOST is not set: the job queue cannot use a cluster (REDIS_CLUSTER).")
         return {
-            "redis_host": self.text("REDIS_HOST", "127.0.0.1"),
-            "redis_port": self.integer("REDIS_PORT", 6379, least=1, most=65535),
-            "redis_db": self.integer("REDIS_DB", 0, least=0, most=1023),
-            "redis_password": self.text("REDIS_PASSWORD", ""),
+            "redis_host": host,
+            "redis_port": port,
+            "redis_db": database,
+            "redis_password": password,
+            "redis_cluster": is_cluster,
+            "queue_redis_host": queue_host or host,
+            "queue_redis_port": self.integer("QUEUE_REDIS_PORT", port, least=1, most=65535),
+            "queue_redis_db": self.integer("QUEUE_REDIS_DB", database, least=0, most=1023),
+            "queue_redis_password": self.text("QUEUE_REDIS_PASSWORD", password),
+        }
+
+    def _s3(self) -> dict[str, Any]:
+        return {
             "s3_endpoint_url": self.url("S3_ENDPOINT_URL", ""),
             "s3_bucket": self.text("S3_BUCKET", ""),
             "s3_region": self.text("S3_REGION", "us-east-1"),

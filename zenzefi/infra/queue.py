@@ -24,10 +24,10 @@ def deserialize_job(raw: bytes) -> dict[str, Any]:
 def redis_settings(settings: Settings) -> RedisSettings:
     """Where arq finds its Redis."""
     return RedisSettings(
-        host=settings.redis_host,
-        port=settings.redis_port,
-        database=settings.redis_db,
-        password=settings.redis_password or None,
+        host=settings.queue_redis_host,
+        port=settings.queue_redis_port,
+        database=settings.queue_redis_db,
+        password=settings.queue_redis_password or None,
         conn_timeout=2,
         conn_retries=1,
     )
