@@ -5,7 +5,7 @@ Each is idempotent and may run twice. A run that fails or is lost does not matte
 
 from arq.cron import CronJob
 
-from workers.jobs import access, accounts, database, gateway, health
+from workers.jobs import access, accounts, database, gateway, health, wallet
 from workers.scheduling import daily, every, hourly, minutely
 from zenzefi.jobs import Job
 from zenzefi.settings import Settings
@@ -17,6 +17,7 @@ def schedule(settings: Settings) -> list[CronJob]:
         every(settings.health_check_interval_s, Job.REFRESH_HEALTH, health.refresh_health),
         minutely(Job.CLOSE_IDLE_SESSIONS, gateway.close_idle_sessions, second=5),
         minutely(Job.END_EXPIRED_TOKENS, access.end_expired_tokens, second=25),
+        minutely(Job.HEAL_PAYMENTS, wallet.heal_payments, second=45),
         hourly(Job.PURGE_IDEMPOTENCY_KEYS, database.purge_idempotency_keys, minute=7),
         hourly(Job.PURGE_EXPIRED_LOGINS, accounts.purge_expired_logins, minute=22),
         daily(Job.MAKE_PARTITIONS, database.make_partitions, hour=3, minute=37, run_at_startup=True),

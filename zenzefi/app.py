@@ -12,7 +12,10 @@ from zenzefi.gateway.routes import gateway_lifecycle
 from zenzefi.health.routes import INTERNAL_ROUTES
 from zenzefi.health.routes import ROUTES as HEALTH_ROUTES
 from zenzefi.ratelimit.middleware import limit
-from zenzefi.wallet.routes import MOCK_PAYMENT_ROUTES, offers_mock_payment
+from zenzefi.wallet.mock_payment_routes import MOCK_PAGE_ROUTES
+from zenzefi.wallet.payment_routes import ROUTES as PAYMENT_ROUTES
+from zenzefi.wallet.providers import offers_mock_payment
+from zenzefi.wallet.routes import MOCK_PAYMENT_ROUTES
 from zenzefi.wallet.routes import ROUTES as WALLET_ROUTES
 from zenzefi.web.docs import docs_routes
 from zenzefi.web.keys import CTX, FIND_IDENTITY
@@ -23,6 +26,7 @@ MIDDLEWARES = (edge, guard, limit, check_input)
 ROUTES: tuple[web.RouteDef, ...] = (
     *ACCOUNTS_ROUTES,
     *WALLET_ROUTES,
+    *PAYMENT_ROUTES,
     *ACCESS_ROUTES,
     *GATEWAY_ROUTES,
     *HEALTH_ROUTES,
@@ -35,7 +39,7 @@ def create_app(ctx: Context) -> web.Application:
     app = _application(ctx)
     app.add_routes(ROUTES)
     if offers_mock_payment(ctx.settings):
-        app.add_routes(MOCK_PAYMENT_ROUTES)
+        app.add_routes((*MOCK_PAYMENT_ROUTES, *MOCK_PAGE_ROUTES))
     if ctx.settings.docs_enabled:
         app.add_routes(docs_routes())
     app.cleanup_ctx.append(gateway_lifecycle)

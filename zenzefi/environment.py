@@ -1,6 +1,7 @@
 """The environment, read variable by variable: each from its name or from the file that NAME_FILE gives."""
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
@@ -125,3 +126,14 @@ class EnvironmentReader:
 
         allowed = "addresses or CIDR ranges, separated by commas"
         return self.read(name, convert, allowed, default=())
+
+    def hosts(self, name: str) -> tuple[str, ...]:
+        """Names of hosts, each with its port where that is not the usual one, separated by commas."""
+
+        def convert(raw: str) -> tuple[str, ...]:
+            hosts = tuple(part.strip().lower() for part in raw.split(",") if part.strip())
+            if not all(re.fullmatch(r"[a-z0-9.-]+(:[0-9]{1,5})?", host) for host in hosts):
+                raise ValueError
+            return hosts
+
+        return self.read(name, convert, "host[:port], separated by commas", default=())

@@ -31,6 +31,7 @@ WELL_KNOWN_SECRETS = frozenset(
     }
 )
 MIN_SECRET_BYTES = 32
+MIN_WEBHOOK_SECRET_CHARS = 16
 
 
 class Environment(StrEnum):
@@ -45,6 +46,15 @@ class PaymentProviderName(StrEnum):
 
     NONE = "none"
     MOCK = "mock"
+    YOOKASSA = "yookassa"
+    STRIPE = "stripe"
+
+
+# A provider without its keys could take no payment, and one without a secret would believe everybody.
+REQUIRED_FOR_PROVIDER: Mapping[PaymentProviderName, tuple[str, ...]] = {
+    PaymentProviderName.YOOKASSA: ("YOOKASSA_SHOP_ID", "YOOKASSA_SECRET_KEY"),
+    PaymentProviderName.STRIPE: ("STRIPE_SECRET_KEY", "PAYMENT_WEBHOOK_SECRET"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +125,18 @@ class Settings:
     refresh_token_expire_days: int
     token_prices: Mapping[int, Decimal]
     znc_to_rub_rate: Decimal
-    payment_provider: PaymentProviderName
     health_check_interval_s: float
+
+    payment_provider: PaymentProviderName
+    payment_return_hosts: tuple[str, ...]
+    payment_provider_timeout_s: float
+    payment_webhook_secrets: tuple[str, ...] = field(repr=False)
+    yookassa_api_url: str
+    yookassa_shop_id: str
+    yookassa_secret_key: str = field(repr=False)
+    yookassa_networks: tuple[IPv4Network | IPv6Network, ...]
+    stripe_api_url: str
+    stripe_secret_key: str = field(repr=False)
 
     @property
     def is_development(self) -> bool:
@@ -147,7 +167,8 @@ class _Reader(EnvironmentReader):
             **self._web(environment),
             **self._upstream(),
             **self._rate_limits(),
-            **self._product(environment),
+            **self._product(),
+            **self._payments(environment),
         }
 
     def _postgres(self) -> dict[str, Any]:
@@ -232,9 +253,7 @@ class _Reader(EnvironmentReader):
             "rate_limit_superuser_bypass": self.flag("RATE_LIMIT_SUPERUSER_BYPASS", default=False),
         }
 
-    def _product(self, environment: Environment) -> dict[str, Any]:
-        development = environment is Environment.DEVELOPMENT
-        provider = PaymentProviderName.MOCK if development else PaymentProviderName.NONE
+    def _product(self) -> dict[str, Any]:
         return {
             "access_token_expire_minutes": self.integer("ACCESS_TOKEN_EXPIRE_MINUTES", 60, least=1, most=1440),
             "refresh_token_expire_days": self.integer("REFRESH_TOKEN_EXPIRE_DAYS", 30, least=1, most=365),
@@ -246,8 +265,31 @@ class _Reader(EnvironmentReader):
                 720: self.money("TOKEN_PRICE_30D", "300.00"),
             },
             "znc_to_rub_rate": self.money("ZNC_TO_RUB_RATE", "10.00"),
-            "payment_provider": self.read("PAYMENT_PROVIDER", PaymentProviderName, "none or mock", default=provider),
             "health_check_interval_s": self.seconds("HEALTH_CHECK_INTERVAL", 50.0),
+        }
+
+    def _payments(self, environment: Environment) -> dict[str, Any]:
+        development = environment is Environment.DEVELOPMENT
+        default = PaymentProviderName.MOCK if development else PaymentProviderName.NONE
+        allowed = "none, mock, yookassa or stripe"
+        provider = self.read("PAYMENT_PROVIDER", PaymentProviderName, allowed, default=default)
+        secrets = (self.text("PAYMENT_WEBHOOK_SECRET", ""), self.text("PAYMENT_WEBHOOK_SECRET_PREVIOUS", ""))
+        for name in REQUIRED_FOR_PROVIDER.get(provider, ()):
+            if not self.raw(name):
+                raise SettingsError(f"{name} is not set, and PAYMENT_PROVIDER={provider} needs it.")
+        if any(0 < len(secret) < MIN_WEBHOOK_SECRET_CHARS for secret in secrets):
+            raise SettingsError(f"A PAYMENT_WEBHOOK_SECRET has at least {MIN_WEBHOOK_SECRET_CHARS} characters.")
+        return {
+            "payment_provider": provider,
+            "payment_return_hosts": self.hosts("PAYMENT_RETURN_HOSTS"),
+            "payment_provider_timeout_s": self.seconds("PAYMENT_PROVIDER_TIMEOUT", 12.0),
+            "payment_webhook_secrets": tuple(secret for secret in secrets if secret),
+            "yookassa_api_url": self.url("YOOKASSA_API_URL", "https://api.yookassa.ru/v3").rstrip("/"),
+            "yookassa_shop_id": self.text("YOOKASSA_SHOP_ID", ""),
+            "yookassa_secret_key": self.text("YOOKASSA_SECRET_KEY", ""),
+            "yookassa_networks": self.networks("YOOKASSA_NETWORKS"),
+            "stripe_api_url": self.url("STRIPE_API_URL", "https://api.stripe.com").rstrip("/"),
+            "stripe_secret_key": self.text("STRIPE_SECRET_KEY", ""),
         }
 
     def _secret_key(self, environment: Environment) -> str:

@@ -40,6 +40,7 @@ PUBLIC = {
     ("GET", "/api/v1/proxy/status"),
     ("*", "/api/v1/proxy/{path:.*}"),
     ("GET", "/health"),
+    ("POST", "/api/v1/webhooks/payments/{provider}"),
 }
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from zenzefi.infra.db import Connection
-from zenzefi.settings import PaymentProviderName, Settings
 from zenzefi.wallet import service
 from zenzefi.wallet.models import CURRENCY
 from zenzefi.wallet.schemas import (
@@ -79,8 +78,3 @@ ROUTES = [
     web.get("/api/v1/currency/transactions", list_transactions),
 ]
 MOCK_PAYMENT_ROUTES = [web.post("/api/v1/currency/mock-purchase", post_mock_purchase)]
-
-
-def offers_mock_payment(settings: Settings) -> bool:
-    """Whether MOCK_PAYMENT_ROUTES exist; elsewhere money that nobody paid for must have no way in, not even a 403."""
-    return settings.is_development and settings.payment_provider is PaymentProviderName.MOCK
