@@ -3,28 +3,35 @@
 import io
 import json
 import logging
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
-from zenzefi.infra.logging import REDACTED, configure_logging, redact
+from zenzefi.infra import logging as our_logging
+from zenzefi.infra.lines import MAX_WAITING, LineWriter
+from zenzefi.infra.logging import REDACTED, configure_logging, log_request, redact
 
 TOKEN = "znz_" + "Ab3-" * 12
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJlMTIz"
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """What is logged, as text."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, config = root.handlers[:], root.level, structlog.get_config()
     stream = io.StringIO()
+    monkeypatch.setattr(our_logging, "_request_lines", None)
     configure_logging("info", stream)
     yield stream
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**config)
 
 
 def test_secrets_are_redacted_by_name_and_by_shape(stream: io.StringIO) -> None:
@@ -54,3 +61,78 @@ def test_records_and_tracebacks_of_the_standard_library_are_redacted(stream: io.
 
 def test_plain_values_pass_unchanged() -> None:
     assert redact({"route": "/api/v1/tokens/{id}", "status": 200}) == {"route": "/api/v1/tokens/{id}", "status": 200}
+
+
+def request_lines() -> LineWriter:
+    lines = our_logging._request_lines
+    assert lines is not None
+    return lines
+
+
+def test_line_of_a_request_says_what_structlog_would(stream: io.StringIO) -> None:
+    fields = {
+        "request_id": "a1",
+        "route": "/api/v1/proxy/{path:.*}",
+        "status": 200,
+        "duration_ms": 1.5,
+        "user_id": None,
+    }
+    log_request(fields)
+    request_lines().flush()
+    structlog.get_logger("zenzefi.request").info("request", **fields)
+    ours, theirs = map(json.loads, stream.getvalue().splitlines())
+    for line in (ours, theirs):
+        assert line.pop("timestamp").endswith("Z")
+    assert ours == theirs
+
+
+def test_secrets_in_the_line_of_a_request_are_redacted(stream: io.StringIO) -> None:
+    log_request({"request_id": TOKEN, "path": f"/x?next=https://u:s3cr3t@host/{JWT}"})
+    log_request({"request_id": "a", "password": "hunter2", "headers": {"Authorization": "Bearer hunter2"}})
+    request_lines().flush()
+    written = stream.getvalue()
+    for secret in (TOKEN, JWT, "hunter2", "s3cr3t"):
+        assert secret not in written
+    assert [json.loads(line)["event"] for line in written.splitlines()] == ["request", "request"]
+
+
+_TEXTS = st.one_of(
+    st.text(),
+    st.lists(
+        st.sampled_from([TOKEN, TOKEN[:8], JWT, "eyJ", "znr_", "://", "a:b@", "\\", "/", '"', "\n", "é", " "])
+    ).map("".join),
+)
+_VALUES = st.one_of(_TEXTS, st.none(), st.integers(), st.booleans(), st.dictionaries(_TEXTS, _TEXTS, max_size=2))
+
+
+@given(st.dictionaries(st.one_of(st.sampled_from(["password", "token_id", "path"]), _TEXTS), _VALUES, max_size=4))
+def test_quick_way_redacts_exactly_what_the_long_way_does(event: dict[str, object]) -> None:
+    redacted = {key: redact(value, key="" if key == "event" else key) for key, value in event.items()}
+    assert json.loads(our_logging._request_line(dict(event))) == redacted
+
+
+class _StuckStream(io.StringIO):
+    """A stream whose reader stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.go_on.wait(10)
+        return super().write(text)
+
+
+def test_stuck_stream_holds_no_request_up_and_the_loss_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    stream, sent = _StuckStream(), 3 * MAX_WAITING
+    writer = LineWriter(logging.StreamHandler(stream))
+    started = time.perf_counter()
+    for number in range(sent):
+        writer.write(f"line {number}")
+    assert time.perf_counter() - started < 2
+    stream.go_on.set()
+    writer.flush()
+    losses = [json.loads(record.message) for record in caplog.records]
+    dropped = sum(loss["lines"] for loss in losses if loss["event"] == "log_lines_dropped")
+    assert dropped > 0
+    assert len(stream.getvalue().splitlines()) + dropped == sent

@@ -1,12 +1,21 @@
-"""Logs: one JSON object a line on stderr, with the request's id, and with every secret redacted."""
+"""Logs: one JSON object a line on stderr, with the request's id, and with every secret redacted.
 
+The one line of each request (``log_request``) goes a shorter way than structlog's, at a fraction of its cost: it is
+encoded at once and written by a thread, many lines with one call.
+"""
+
+import json
 import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final, TextIO
 
 import structlog
+
+from zenzefi.infra.lines import LineWriter
 
 REDACTED = "[redacted]"
 
@@ -17,6 +26,15 @@ _SECRET_KEY = re.compile(
 _SECRET_TEXT = re.compile(
     r"zn[zr]_[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
 )
+# In each text that _SECRET_TEXT matches stands one of these, and JSON leaves them as they are.
+_SECRET_MARKS: Final = ("znz_", "znr_", "eyJ", "://")
+_PLAIN_TYPES: Final = frozenset({str, int, float, bool, type(None)})
+_REQUEST_LOGGER: Final = "zenzefi.request"
+
+_encode = json.JSONEncoder().encode
+_render = structlog.processors.JSONRenderer()
+_request_lines: LineWriter | None = None  # None: request lines take structlog's way, or none at all
+_request_log = structlog.get_logger(_REQUEST_LOGGER)
 
 
 def redact(value: object, *, key: str = "") -> object:
@@ -37,6 +55,41 @@ def _redact_event(_logger: object, _method: str, event: MutableMapping[str, Any]
         if key != "event" or isinstance(value, str):
             event[key] = redact(value, key="" if key == "event" else key)
     return event
+
+
+@lru_cache(maxsize=256)
+def _name_secrets(*keys: str) -> bool:
+    return any(_SECRET_KEY.search(key) for key in keys)
+
+
+def log_request(fields: dict[str, Any]) -> None:
+    """Write a request's one line; it appears within lines.FLUSH_S. Never blocks."""
+    if _request_lines is None:
+        _request_log.info("request", **fields)
+        return
+    if _request_lines.is_off:
+        return
+    event = {
+        **structlog.contextvars.get_contextvars(),
+        **fields,
+        "event": "request",
+        "logger": _REQUEST_LOGGER,
+        "level": "info",
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+    }
+    _request_lines.write(_request_line(event))
+
+
+def _request_line(event: dict[str, Any]) -> str:
+    """The event as JSON, without secrets; nearly none has one, which is found out by far more cheaply than removed."""
+    if _PLAIN_TYPES.issuperset(map(type, event.values())) and not _name_secrets(*event):
+        line = _encode(event)
+        for mark in _SECRET_MARKS:
+            if mark in line:
+                break
+        else:
+            return line
+    return str(_render(None, "info", _redact_event(None, "info", event)))
 
 
 def configure_logging(level: str, stream: TextIO | None = None) -> None:
@@ -66,6 +119,8 @@ def configure_logging(level: str, stream: TextIO | None = None) -> None:
             ],
         )
     )
+    global _request_lines  # noqa: PLW0603  logs are the process's, as their handlers are
+    _request_lines = LineWriter(handler, is_off=logging.getLevelName(level.upper()) > logging.INFO)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
