@@ -11,6 +11,7 @@ from zenzefi.gateway.routes import ROUTES as GATEWAY_ROUTES
 from zenzefi.gateway.routes import gateway_lifecycle
 from zenzefi.health.routes import INTERNAL_ROUTES
 from zenzefi.health.routes import ROUTES as HEALTH_ROUTES
+from zenzefi.infra.instruments import ROUTE
 from zenzefi.ratelimit.middleware import limit
 from zenzefi.wallet.mock_payment_routes import MOCK_PAGE_ROUTES
 from zenzefi.wallet.payment_routes import ROUTES as PAYMENT_ROUTES
@@ -19,6 +20,7 @@ from zenzefi.wallet.routes import MOCK_PAYMENT_ROUTES
 from zenzefi.wallet.routes import ROUTES as WALLET_ROUTES
 from zenzefi.web.docs import docs_routes
 from zenzefi.web.keys import CTX, FIND_IDENTITY
+from zenzefi.web.metrics import METRICS_ROUTES
 from zenzefi.web.middleware import check_input, edge, guard, set_common_headers
 from zenzefi.web.validation import MAX_BODY_BYTES
 
@@ -43,13 +45,15 @@ def create_app(ctx: Context) -> web.Application:
     if ctx.settings.docs_enabled:
         app.add_routes(docs_routes())
     app.cleanup_ctx.append(gateway_lifecycle)
+    _declare_routes(app)
     return app
 
 
 def create_internal_app(ctx: Context) -> web.Application:
     """The application of the internal port: for orchestrators and monitoring, not for clients."""
     app = _application(ctx)
-    app.add_routes(INTERNAL_ROUTES)
+    app.add_routes((*INTERNAL_ROUTES, *METRICS_ROUTES))
+    _declare_routes(app)
     return app
 
 
@@ -59,3 +63,8 @@ def _application(ctx: Context) -> web.Application:
     app[FIND_IDENTITY] = find_identity
     app.on_response_prepare.append(set_common_headers)
     return app
+
+
+def _declare_routes(app: web.Application) -> None:
+    """Let metrics tell the routes apart, by their templates."""
+    ROUTE.allow(resource.canonical for resource in app.router.resources())

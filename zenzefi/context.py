@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -13,14 +14,15 @@ import structlog
 
 from zenzefi.errors import DatabaseUnavailable
 from zenzefi.infra.clock import Clock
-from zenzefi.infra.db import Connection, Database, open_database
-from zenzefi.infra.http import open_upstream
+from zenzefi.infra.db import Connection, Database, open_database, sample_pool
+from zenzefi.infra.http import open_upstream, sample_upstream
 from zenzefi.infra.ids import uuid7
 from zenzefi.infra.jwt import JwtSigner
 from zenzefi.infra.passwords import PasswordHasher
 from zenzefi.infra.queue import JobQueue
 from zenzefi.infra.redis import RedisClient
 from zenzefi.infra.storage import Storage
+from zenzefi.infra.vitals import sample_for_ever, watch_loop_lag
 from zenzefi.settings import Settings
 
 T = TypeVar("T")
@@ -32,7 +34,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """One per process. ``draining`` turns True once the process is asked to stop."""
+    """One per process. ``draining`` turns True once the process is asked to stop.
+
+    ``samplers`` are called each second to set the gauges that nobody counts along the way.
+    """
 
     settings: Settings
     clock: Clock
@@ -44,6 +49,7 @@ class Context:
     passwords: PasswordHasher
     jwt: JwtSigner
     draining: bool = field(default=False)
+    samplers: list[Callable[[], None]] = field(default_factory=list)
     _locals: dict[type, object] = field(default_factory=dict, init=False, repr=False)
 
     def now(self) -> datetime:
@@ -89,6 +95,9 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
         passwords = PasswordHasher()
         stack.callback(passwords.close)
         upstream = await stack.enter_async_context(open_upstream(settings))
+        samplers: list[Callable[[], None]] = [partial(sample_pool, database), partial(sample_upstream, upstream)]
+        for work in (sample_for_ever(samplers), watch_loop_lag()):
+            stack.push_async_callback(_cancel, asyncio.get_running_loop().create_task(work))
         yield Context(
             settings=settings,
             clock=clock,
@@ -99,6 +108,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
             upstream=upstream,
             passwords=passwords,
             jwt=JwtSigner(settings.secret_key, lifetime=timedelta(minutes=settings.access_token_expire_minutes)),
+            samplers=samplers,
         )
 
 

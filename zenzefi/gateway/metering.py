@@ -22,6 +22,7 @@ from zenzefi.gateway.models import Outcome, SessionUse, Usage
 from zenzefi.gateway.sessions import SESSION_IDLE_S
 from zenzefi.gateway.streams import OpenStream, OpenStreams
 from zenzefi.gateway.tokens import LEASE_S
+from zenzefi.infra.instruments import METERING_BACKLOG, METERING_FLUSHES
 
 FLUSH_S: Final = 1.0  # what a killed process forgets at most; also one transaction a second and process
 TOUCH_S: Final = 60.0  # how often a silent stream counts as activity of its session: well within a session's idle time
@@ -74,6 +75,12 @@ class Meter:
         """Count a request of a usable token that was not let through; it is no use of the device's session."""
         self._usage_of(grant, self._ctx.now(), Outcome.DENIED).requests += 1
 
+    @property
+    def backlog(self) -> int:
+        """Requests that are counted and not stored yet."""
+        unstored = 0 if self._unstored is None else self._unstored.requests
+        return unstored + sum(usage.requests for usage in self._usage.values())
+
     async def flush_for_ever(self) -> None:
         """Store the counters every FLUSH_S seconds; while the database is away they are kept."""
         while True:
@@ -83,11 +90,14 @@ class Meter:
     async def flush(self) -> bool:
         """Store what has been counted up to now; whether all of it is stored. Never raises."""
         async with self._flushing:
-            if not await self._store_batch():
-                return False  # the one from before comes first
-            self._count_open_streams()
-            self._unstored = self._take_batch()
-            return await self._store_batch()
+            try:
+                if not await self._store_batch():
+                    return False  # the one from before comes first
+                self._count_open_streams()
+                self._unstored = self._take_batch()
+                return await self._store_batch()
+            finally:
+                METERING_BACKLOG.labels().set(self.backlog)
 
     async def _store_batch(self) -> bool:
         batch = self._unstored
@@ -96,11 +106,13 @@ class Meter:
         try:
             await _store(self._ctx, batch)
         except DatabaseUnavailable:
+            METERING_FLUSHES.labels("unavailable").inc()
             log.warning("usage_not_stored", requests=batch.requests)
             return False
         except Exception as error:  # noqa: BLE001  whatever it is, it must not end the metering
             self._note_refusal(batch, error)
             return False
+        METERING_FLUSHES.labels("stored").inc()
         self._unstored, self._refusals = None, 0
         return True
 
@@ -164,6 +176,7 @@ class Meter:
         return batch
 
     def _note_refusal(self, batch: Batch, error: Exception) -> None:
+        METERING_FLUSHES.labels("refused").inc()
         self._refusals += 1
         log.error("usage_refused", requests=batch.requests, times=self._refusals, exc_info=error)
         if self._refusals >= MAX_REFUSALS:

@@ -26,6 +26,7 @@ from zenzefi.gateway.tunnel import tunnel
 from zenzefi.gateway.upstream import Answer, Exchange
 from zenzefi.gateway.watchdog import Watchdog
 from zenzefi.infra.http import UpstreamConnector
+from zenzefi.infra.instruments import UPSTREAM_DURATION, UPSTREAM_REQUESTS
 
 # Gives our own fields for the answer's head; it may raise, and then the client gets that error instead of the answer.
 OnAnswer = Callable[[], Awaitable[Iterable[tuple[str, str]]]]
@@ -64,7 +65,7 @@ class Relay:
     async def run(self, path: CanonicalPath, provenance: Provenance, on_answer: OnAnswer) -> web.StreamResponse:
         """Forward the request and give the response, which is sent by then."""
         upgrade = self._upgrade()
-        answer = await self._ask(path, provenance, upgrade)
+        answer = await self._ask_counted(path, provenance, upgrade)
         message = answer.message
         try:
             fields = answer_headers(message.reason, message.headers)
@@ -129,6 +130,17 @@ class Relay:
             return ""
         upgrade = upgrade_of(request.headers)
         return upgrade if upgrade == "websocket" else ""
+
+    async def _ask_counted(self, path: CanonicalPath, provenance: Provenance, upgrade: str) -> Answer:
+        started = self._loop.time()
+        try:
+            answer = await self._ask(path, provenance, upgrade)
+        except ZenzefiError as error:
+            UPSTREAM_REQUESTS.labels(error.code).inc()
+            raise
+        UPSTREAM_REQUESTS.labels(f"{answer.message.code // 100}xx").inc()
+        UPSTREAM_DURATION.labels().observe(self._loop.time() - started)
+        return answer
 
     async def _ask(self, path: CanonicalPath, provenance: Provenance, upgrade: str) -> Answer:
         request = self._request

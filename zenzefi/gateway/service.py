@@ -22,7 +22,7 @@ from zenzefi.access.token_format import hash_token, is_well_formed
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.errors import DatabaseUnavailable
-from zenzefi.gateway.admission import Admissions
+from zenzefi.gateway.admission import Admissions, Scopes, Verdict
 from zenzefi.gateway.errors import AccessEnded, DeviceConflict, ScopeDenied
 from zenzefi.gateway.flights import Flights
 from zenzefi.gateway.metering import Meter
@@ -31,7 +31,10 @@ from zenzefi.gateway.paths import CanonicalPath
 from zenzefi.gateway.streams import OpenStream, OpenStreams
 from zenzefi.gateway.sweeps import EXPIRY_S, LEASES_S, RECHECK_S, StreamSweeps, sweep_for_ever
 from zenzefi.gateway.tokens import LEASE_S, GrantCache
+from zenzefi.infra.instruments import DEVICE_CONFLICTS, OPEN_STREAMS, TOKEN_CHECKS
 from zenzefi.ratelimit.errors import LimitUnknown, RateLimitExceeded
+
+_USABLE, _UNUSABLE, _MALFORMED, _UNKNOWN = map(TOKEN_CHECKS.labels, ("usable", "unusable", "malformed", "unknown"))
 
 LAST_FLUSH_S: Final = 5.0  # what a process that stops waits for the database to take its last counters
 
@@ -103,13 +106,14 @@ async def admit(gateway: Gateway, *, token: str, device: Device, method: str, pa
         DatabaseUnavailable, LimitUnknown: nobody can know now.
     """
     scopes = scopes_allowing(method, path.path)
-    verdict = await gateway.admissions.judge(token_hash=_hash_of(token), device=device, scopes=scopes)
+    verdict = await _judge(gateway, token, device, scopes)
     grant = _require_usable(gateway, verdict.grant)
     if grant.scope not in scopes:
         gateway.meter.count_denied(grant)
         raise ScopeDenied(f"The scope {grant.scope} does not cover {method} {path.path}.")
     if verdict.held_by_other_ms:
         gateway.meter.count_denied(grant)
+        DEVICE_CONFLICTS.labels().inc()
         # The second that a lease lasts longer is ours, not a part of what is promised.
         raise DeviceConflict(remaining_ms=min(verdict.held_by_other_ms, LEASE_S * 1000))
     try:
@@ -127,7 +131,7 @@ async def require_usable(gateway: Gateway, *, token: str, device: Device) -> Non
         TokenRejected: the token cannot be used.
         DatabaseUnavailable: nobody can know now.
     """
-    verdict = await gateway.admissions.judge(token_hash=_hash_of(token), device=device, scopes=())
+    verdict = await _judge(gateway, token, device, ())
     gateway.meter.count_denied(_require_usable(gateway, verdict.grant))
 
 
@@ -138,6 +142,8 @@ def follow(
     """Keep an admitted request among the open streams while it runs, and count it at its end."""
     stream = OpenStream(admission, ip=ip, user_agent=user_agent)
     gateway.streams.open(stream)
+    open_streams = OPEN_STREAMS.labels()
+    open_streams.inc()
     try:
         yield stream
     except asyncio.CancelledError:
@@ -145,6 +151,7 @@ def follow(
             stream.outcome = Outcome.ABORTED
         raise
     finally:
+        open_streams.inc(-1)
         gateway.streams.close(stream)
         gateway.meter.count(stream)
 
@@ -186,7 +193,11 @@ async def tell_status(gateway: Gateway, *, token: str, device: Device | None) ->
         RateLimitExceeded: too many requests came with it.
         DatabaseUnavailable, LimitUnknown: nobody can know now.
     """
-    found = await gateway.admissions.find(_hash_of(token))
+    try:
+        found = await gateway.admissions.find(_hash_of(token))
+    except DatabaseUnavailable:
+        _UNKNOWN.inc()
+        raise
     grant, holder = found if found is not None else (None, None)
     grant = _require_usable(gateway, grant)
     decision = await gateway.admissions.charge(grant.token_hash)
@@ -202,15 +213,26 @@ async def tell_status(gateway: Gateway, *, token: str, device: Device | None) ->
     )
 
 
+async def _judge(gateway: Gateway, token: str, device: Device, scopes: Scopes) -> Verdict:
+    try:
+        return await gateway.admissions.judge(token_hash=_hash_of(token), device=device, scopes=scopes)
+    except DatabaseUnavailable:
+        _UNKNOWN.inc()
+        raise
+
+
 def _hash_of(token: str) -> bytes:
     if not is_well_formed(token):  # costs neither Redis nor PostgreSQL anything
+        _MALFORMED.inc()
         raise TokenRejected
     return hash_token(token)
 
 
 def _require_usable(gateway: Gateway, grant: TokenGrant | None) -> TokenGrant:
     if grant is None or (grant.expires_at is not None and grant.expires_at <= gateway.ctx.now()):
+        _UNUSABLE.inc()
         raise TokenRejected
+    _USABLE.inc()
     return grant
 
 

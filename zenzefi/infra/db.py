@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import asyncpg
 
 from zenzefi.errors import DatabaseUnavailable
+from zenzefi.infra.instruments import DB_CONNECTIONS, DB_MAX_CONNECTIONS
 from zenzefi.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ class Database:
         """The server's clock."""
         async with self.connection() as connection:
             return cast(datetime, await connection.fetchval("SELECT clock_timestamp()"))
+
+
+def sample_pool(database: Database) -> None:
+    """Set the gauges of the pool."""
+    size, idle = database.pool.get_size(), database.pool.get_idle_size()
+    DB_CONNECTIONS.labels("idle").set(idle)
+    DB_CONNECTIONS.labels("in_use").set(size - idle)
+    DB_MAX_CONNECTIONS.labels().set(database.pool.get_max_size())
 
 
 async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

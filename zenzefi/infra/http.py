@@ -13,7 +13,8 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from yarl import URL
 
-from zenzefi.infra.breaker import CircuitBreaker
+from zenzefi.infra.breaker import BreakerState, CircuitBreaker
+from zenzefi.infra.instruments import UPSTREAM_BREAKER, UPSTREAM_CONNECTIONS
 from zenzefi.settings import Settings
 
 # A restart of the upstream refuses connections for a moment, so a single failure must not open the circuit; five come
@@ -148,6 +149,16 @@ async def open_upstream(settings: Settings) -> AsyncIterator[ClientSession]:
         timeout=ClientTimeout(total=None, sock_read=settings.upstream_idle_timeout_s),
     ) as session:
         yield session
+
+
+def sample_upstream(session: ClientSession) -> None:
+    """Set the gauges of the connections to the upstream."""
+    connector = session.connector
+    assert isinstance(connector, UpstreamConnector)
+    UPSTREAM_CONNECTIONS.labels().set(connector.in_use)
+    now = connector.breaker.state
+    for state in BreakerState:
+        UPSTREAM_BREAKER.labels(state.value).set(state is now)
 
 
 def _tls_context(ca_file: str) -> ssl.SSLContext | bool:

@@ -30,6 +30,7 @@ class Recipe:
 
     public: socket.socket
     internal: socket.socket
+    metrics: int  # the descriptor of what all processes count in; see zenzefi.infra.cells
     environ: Mapping[str, str]
     service: str = DEFAULT_SERVICE
 
@@ -40,8 +41,8 @@ class Recipe:
         """
         report, theirs = os.pipe()
         os.set_blocking(report, False)
-        descriptors = (self.public.fileno(), self.internal.fileno(), theirs)
-        names = ("--public-fd", "--internal-fd", "--report-fd")
+        descriptors = (self.public.fileno(), self.internal.fileno(), self.metrics, theirs)
+        names = ("--public-fd", "--internal-fd", "--metrics-fd", "--report-fd")
         options = [text for pair in zip(names, map(str, descriptors), strict=True) for text in pair]
         options += ["--parent", str(os.getpid()), "--service", self.service]
         try:

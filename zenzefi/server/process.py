@@ -44,7 +44,7 @@ _MAX_DESCRIPTORS = 65_536
 def main(arguments: list[str]) -> int:
     """Run the process; returns its exit code."""
     parser = argparse.ArgumentParser(prog="zenzefi.server.process", description=(__doc__ or "").splitlines()[0])
-    for name in ("parent", "public-fd", "internal-fd", "report-fd"):
+    for name in ("parent", "public-fd", "internal-fd", "metrics-fd", "report-fd"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--service", default=DEFAULT_SERVICE)
     options = parser.parse_args(arguments)
@@ -82,11 +82,13 @@ def _run(options: argparse.Namespace, report: FileIO) -> None:
 
     import uvloop
 
+    from zenzefi.infra.instruments import REGISTRY
     from zenzefi.infra.logging import configure_logging
     from zenzefi.settings import Settings
 
     settings = Settings.from_env()
     configure_logging(settings.log_level)
+    REGISTRY.share(options.metrics_fd)
     _raise_descriptor_limit()
     module, _, function = options.service.partition(":")
     open_service: OpenService = getattr(importlib.import_module(module), function)

@@ -16,10 +16,11 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
+from zenzefi.infra.cells import make_shared_file
 from zenzefi.infra.logging import configure_logging
 from zenzefi.server.child import Child, Recipe, State
 from zenzefi.server.errors import ServerError
@@ -55,9 +56,11 @@ def serve(
             log.error("start_failed", reason=str(error))  # noqa: TRY400  the message says all; a traceback hides it
             return 1
         environ = os.environ if environ is None else environ
-        recipe = Recipe(public=public, internal=internal, environ=environ)
+        metrics = make_shared_file(processes)
+        stack.callback(os.close, metrics)
+        recipe = Recipe(public=public, internal=internal, metrics=metrics, environ=environ)
         if service is not None:
-            recipe = Recipe(public=public, internal=internal, environ=environ, service=service)
+            recipe = replace(recipe, service=service)
         return Supervisor(recipe, processes, drain_timeout_s=settings.drain_timeout_s).run()
 
 

@@ -11,6 +11,8 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 
 from zenzefi.errors import BadRequest, ZenzefiError
+from zenzefi.infra.instruments import HTTP_DURATION, HTTP_REQUESTS
+from zenzefi.infra.logging import log_request
 from zenzefi.web.addresses import client_ip, is_from_trusted_proxy
 from zenzefi.web.auth import authenticate, is_public
 from zenzefi.web.keys import IDENTITY, LOG_FIELDS, RATE_LIMIT, REQUEST_ID
@@ -25,7 +27,7 @@ SECURITY_HEADERS = (
 )
 HSTS = "max-age=63072000; includeSubDomains"
 
-log = structlog.get_logger("zenzefi.request")
+log = structlog.get_logger(__name__)
 
 
 @web.middleware
@@ -59,7 +61,7 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
             500, "Something went wrong on our side. Give us the request_id if it happens again.", request_id
         )
     finally:
-        _log_request(request, status, time.perf_counter() - started)
+        _take_note(request, status, time.perf_counter() - started)
 
 
 @web.middleware
@@ -105,18 +107,21 @@ def _request_id(request: web.BaseRequest) -> str:
     return os.urandom(16).hex()
 
 
-def _log_request(request: web.Request, status: int, duration_s: float) -> None:
+def _take_note(request: web.Request, status: int, duration_s: float) -> None:
+    """Count the request and write its line."""
     resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else None
+    HTTP_REQUESTS.labels(request.method, route, status).inc()
+    HTTP_DURATION.labels(route).observe(duration_s)
     identity = request.get(IDENTITY)
-    fields = request.get(LOG_FIELDS)
-    log.info(
-        "request",
-        request_id=request[REQUEST_ID],
-        method=request.method,
-        route=resource.canonical if resource is not None else None,
-        status=status,
-        duration_ms=round(duration_s * 1000, 3),
-        client_ip=str(client_ip(request)),
-        user_id=str(identity.user_id) if identity is not None else None,
-        **(fields or {}),
-    )
+    fields = {
+        "request_id": request[REQUEST_ID],
+        "method": request.method,
+        "route": route,
+        "status": status,
+        "duration_ms": round(duration_s * 1000, 3),
+        "client_ip": str(client_ip(request)),
+        "user_id": str(identity.user_id) if identity is not None else None,
+    }
+    fields.update(request.get(LOG_FIELDS, {}))
+    log_request(fields)
