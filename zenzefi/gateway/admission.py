@@ -194,16 +194,15 @@ class Admissions:
         return known.lease_ms if known.holder.device_hash != device.device_hash else 0
 
     async def _recall(self, token_hash: bytes, device: Device | None, scopes: Scopes) -> Recollection | None:
-        limiter = self._limiter if scopes else None
-        subject = None if limiter is None else limiter.subject(token_subject(token_hash))
-        wanted = None if limiter is None or subject is None else limiter.request_if_due(subject)
+        limiter, name = self._limiter if scopes else None, token_subject(token_hash)
+        wanted = None if limiter is None else limiter.request_if_due(name)
         sent_at = self._monotonic()
         try:
             known = await tokens.recall(self._ctx, token_hash=token_hash, device=device, scopes=scopes, charge=wanted)
         except RedisUnavailable:
             return None
-        if limiter is not None and subject is not None and wanted is not None and known.charge is not None:
-            limiter.settle(subject, known.charge, wanted, sent_at=sent_at)
+        if limiter is not None and wanted is not None:
+            limiter.settle(name, known.charge, wanted, sent_at=sent_at)
         return known
 
     async def _remember(

@@ -24,7 +24,7 @@ CACHE_S: Final = 1.0  # what a revocation that nobody announces may cost, and wh
 # A grant has about 1 KB with its entry: 20 MB for the busiest tokens of one second.
 CACHE_ENTRIES: Final = 20_000
 
-_NO_CHARGE: Final = (0, 0, 0, 0, 0, 0)
+_NO_CHARGE: Final = (0,) * 9
 _HASH_BYTES: Final = 32
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -32,7 +32,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 # One call decides about a request of a known token: it gives the grant, and takes the lease's word on the device. The
 # device's own lease is renewed, and its requests are charged to the rate limit, only when the token's scope lets the
 # request through. A free lease is not taken here: PostgreSQL decides who gets it (zenzefi.gateway.devices).
-# KEYS: grant, lease, ring. ARGV: device hash, lease in ms, the six arguments of ring_charge (a limit of 0 charges
+# KEYS: grant, lease, ring. ARGV: device hash, lease in ms, the arguments of ring_charge (a limit of 0 charges
 # nothing), the scopes that let the request through.
 _RECALL: Final = Script(
     RING_LUA
@@ -45,14 +45,10 @@ if holder then
   lease_ms = redis.call('PTTL', KEYS[2])
   if grant and string.sub(holder, 1, 32) == ARGV[1] then
     local scope = string.match(grant, '^1|([^|]*)|')
-    for i = 9, #ARGV do
+    for i = 12, #ARGV do
       if ARGV[i] == scope then
         redis.call('PEXPIRE', KEYS[2], ARGV[2])
-        local limit = tonumber(ARGV[3])
-        if limit > 0 then
-          charge = ring_charge(KEYS[3], limit, tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]),
-            tonumber(ARGV[7]), tonumber(ARGV[8]), ring_clock())
-        end
+        if ARGV[3] ~= '0' then charge = ring_charge(KEYS[3], ARGV, 3, ring_clock()) end
         break
       end
     end

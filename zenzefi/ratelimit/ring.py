@@ -10,27 +10,16 @@ from zenzefi.infra.redis import Argument, Script
 RING_LUA: Final = (Path(__file__).parent / "ring.lua").read_text(encoding="utf-8")
 
 # KEYS: ring. ARGV: see ChargeRequest.arguments.
-CHARGE: Final = Script(
-    RING_LUA
-    + """
-return ring_charge(KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]),
-  tonumber(ARGV[5]), tonumber(ARGV[6]), ring_clock())
-"""
-)
-# KEYS: ring. ARGV: limit, time of the admission to take back.
-FORGIVE: Final = Script(RING_LUA + "return ring_forgive(KEYS[1], tonumber(ARGV[1]), ARGV[2], ring_clock())")
-# KEYS: ring. ARGV: limit, window in µs. An empty ring, not none: to a lost one, processes charge what they remember.
+CHARGE: Final = Script(RING_LUA + "return ring_charge(KEYS[1], ARGV, 1, ring_clock())")
+# KEYS: ring. ARGV: limit, window in µs. An empty ring that was made at no time, not none: to one that is not there, or
+# another than they know, processes charge what they remember.
 RESET: Final = Script(
     RING_LUA
     + """
-redis.call('SET', KEYS[1], struct.pack('>I4I4d', tonumber(ARGV[1]), 0, ring_clock()),
-  'PX', math.ceil(tonumber(ARGV[2]) / 1000) + 1000)
+local ring = {size = tonumber(ARGV[1]), oldest = 0, last = ring_clock(), born = 0}
+redis.call('SET', KEYS[1], ring_header(ring), 'PX', math.ceil(tonumber(ARGV[2]) / 1000) + 1000)
 return 1
 """
-)
-# KEYS: ring. ARGV: limit, window in µs. Asks for nothing, so it writes nothing: the free permits, and until when.
-LOOK: Final = Script(
-    RING_LUA + "return ring_charge(KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), 0, 0, 0, 0, ring_clock())"
 )
 
 
@@ -49,38 +38,57 @@ def ring_key(limit_class: LimitClass, subject: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeRequest:
-    """What to ask of a ring: ``want`` permits, ``least`` of them at once; debt and history as in ring.lua."""
+    """What to ask of a ring, in the words of ring_charge in ring.lua; by default only how it stands."""
 
     limit: int
     window_us: int
-    want: int
-    least: int
-    debt: int
-    history: int
+    want: int = 0
+    least: int = 0
+    debt: int = 0
+    history: int = 0
+    ring: bytes = b""
+    back: int = 0
+    stamp: bytes = b"0"
 
     def arguments(self) -> tuple[Argument, ...]:
         """The arguments of ring_charge, in its order."""
-        return (self.limit, self.window_us, self.want, self.least, self.debt, self.history)
+        return (
+            self.limit,
+            self.window_us,
+            self.want,
+            self.least,
+            self.debt,
+            self.history,
+            self.ring,
+            self.back,
+            self.stamp,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """What a ring answered: the permits given, those left, and the seconds until a retry and until one comes back."""
+    """What a ring answered: the permits given, those left, and the seconds until a retry and until one comes back.
+
+    ``stamp`` is the time of the charge, by which permits are given back; ``ring`` tells this ring from the one that is
+    made when it was lost.
+    """
 
     admitted: int
     free: int
     retry_after_s: float
     next_free_s: float
     stamp: bytes
+    ring: bytes
 
     @classmethod
     def parse(cls, reply: object) -> "Charge":
         """From the script's reply."""
-        admitted, free, retry_us, leaves_us, stamp = cast("tuple[int, int, int, int, bytes]", reply)
+        admitted, free, retry_us, leaves_us, stamp, ring = cast("tuple[int, int, int, int, bytes, bytes]", reply)
         return cls(
             admitted=admitted,
             free=free,
             retry_after_s=retry_us / 1e6,
             next_free_s=leaves_us / 1e6,
             stamp=stamp,
+            ring=ring,
         )

@@ -1,23 +1,55 @@
-"""What a process knows of one subject of one limit, and what it decides."""
+"""What a process knows of one subject of one limit, and what follows from it: no I/O, the time is given."""
 
 import asyncio
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from zenzefi.ratelimit.errors import LimitUnknown, RateLimitExceeded
 from zenzefi.ratelimit.fields import limit_fields
-from zenzefi.ratelimit.ring import LimitClass
+from zenzefi.ratelimit.ring import Charge, ChargeRequest, LimitClass, ring_key
 from zenzefi.ratelimit.window import AdmissionLog
 from zenzefi.settings import RateLimit
 
+# A denial is believed this long without asking again, so that whoever hammers costs Redis nothing; a subject that an
+# operator resets is let in again after it.
+DENIAL_S = 1.0
+# Somewhat more than was spent at the last rate, so that a lease lasts its time; what is left over goes back.
+HEADROOM = 1.25
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """An admitted request: what the RateLimit header says, and the stamp by which it can be forgiven."""
+class Terms:
+    """What holds for all subjects of a class in this process.
+
+    A permit is spent within ``lease_s`` of its charge; ``most`` are charged in advance; ``share`` are admitted in a
+    window without Redis.
+    """
+
+    limit_class: LimitClass
+    policy: RateLimit
+    lease_s: float
+    most: int
+    share: int
+
+    @property
+    def window_s(self) -> float:
+        """The window of the ring: it counts charges, and a permit is spent up to a lease later."""
+        return self.policy.window_s + self.lease_s
+
+
+class Decision(NamedTuple):
+    """An admitted request: what the RateLimit header says, and by what it can be forgiven.
+
+    ``stamp`` is the time of its charge, empty when it was admitted without Redis; ``at`` that of this process's clock.
+    """
 
     limit_class: LimitClass
     policy: RateLimit
     remaining: int
     reset_s: float
-    stamp: bytes = b""
+    stamp: bytes
+    at: float
 
     def fields(self) -> tuple[tuple[str, str], ...]:
         """The fields of draft-ietf-httpapi-ratelimit-headers-10, for the response."""
@@ -25,7 +57,7 @@ class Decision:
 
 
 class Subject:
-    """What one process knows of one subject of one class."""
+    """What one process knows of one subject of one class. Times are those of the monotonic clock."""
 
     __slots__ = (
         "charged",
@@ -33,29 +65,158 @@ class Subject:
         "debt",
         "denied_until",
         "free",
+        "heard_at",
         "key",
+        "leased_at",
         "next_free_at",
         "permits",
-        "portion",
         "retry_at",
+        "ring",
         "seen",
         "spend_by",
         "stamp",
+        "terms",
         "waiting",
     )
 
-    def __init__(self, key: str, window_s: float) -> None:
-        self.key = key
+    def __init__(self, terms: Terms, name: str) -> None:
+        """Take the class's terms and the subject's name, which is no secret and stands in its key."""
+        self.terms = terms
+        self.key = ring_key(terms.limit_class, name)
         self.permits = 0  # charged and not spent
         self.charged = 0  # how many the last charge gave
-        self.spend_by = 0.0  # monotonic: when they lapse
-        self.portion = 1  # how many to charge next time
-        self.waiting = 0  # requests that wait for a permit now
-        self.free = 0  # what the ring had left
+        self.leased_at = 0.0  # when it was asked for
+        self.spend_by = 0.0  # when they lapse
+        self.stamp = b""  # the ring's time of it
+        self.ring = b""  # which ring that was
+        self.free = 0  # what it had left
         self.next_free_at = 0.0
-        self.denied_until = 0.0  # monotonic: the answer is no until then, without asking
+        self.heard_at = 0.0  # when the ring was last told of all that was admitted
+        self.denied_until = 0.0  # the answer is no until then, without asking
         self.retry_at = 0.0
         self.debt = 0  # admitted while Redis was away, and not charged yet
-        self.seen = AdmissionLog(window_s)
-        self.stamp = b""
-        self.charging: asyncio.Task[None] | None = None
+        self.seen = AdmissionLog(terms.window_s, limit=terms.policy.limit)
+        self.waiting = 0  # requests that wait for a permit now
+        self.charging: asyncio.Task[bool] | None = None
+
+    def spend(self, now: float) -> Decision | None:
+        """Admit one request from the lease; None when Redis has to be asked.
+
+        Raises:
+            RateLimitExceeded: Redis has said no a moment ago.
+        """
+        if self.permits and now < self.spend_by:
+            self.permits -= 1
+            self.seen.add(now)
+            reset_s = max(0.0, self.next_free_at - now)
+            return Decision(
+                self.terms.limit_class, self.terms.policy, self.free + self.permits, reset_s, self.stamp, now
+            )
+        if now < self.denied_until:
+            raise self._exceeded(self.retry_at - now)
+        return None
+
+    def spend_alone(self, now: float) -> Decision:
+        """Admit one request by this process's share; what it has admitted with Redis' leave counts, too.
+
+        Raises:
+            RateLimitExceeded: the share is used up, or the last word of Redis, which was no, still holds.
+            LimitUnknown: there is no share of so small a limit.
+        """
+        share = self.terms.share
+        if share == 0:
+            raise LimitUnknown(retry_after_s=2)
+        if now < self.retry_at:
+            raise self._exceeded(self.retry_at - now)
+        used = self.seen.count(now)
+        if used >= share:
+            raise self._exceeded(self.seen.wait_s(now, room=share - 1))
+        self.seen.add(now)
+        self.debt += 1
+        reset_s = self.seen.wait_s(now, room=used)
+        return Decision(self.terms.limit_class, self.terms.policy, share - used - 1, reset_s, b"", now)
+
+    def take_back(self, decision: Decision) -> None:
+        """Forget an admission."""
+        self.seen.remove(decision.at)
+        if not decision.stamp:
+            self.debt = max(0, self.debt - 1)
+
+    def needs_charge(self, now: float) -> bool:
+        """Whether to ask along with a call that is made anyway: then the next one is spared."""
+        if self.charging is not None or now < self.denied_until:
+            return False
+        return not self.permits or now > self.spend_by - self.terms.lease_s / 2
+
+    def request(self, now: float) -> ChargeRequest:
+        """What to ask of the ring now: a portion, or a permit for each who waits.
+
+        The permits that were not spent go back with it. They are gone from here whatever becomes of the request: given
+        back twice, they would make room for requests that were admitted.
+        """
+        want = max(self._portion(now), self.waiting)
+        back, self.permits = min(self.permits, self.charged), 0
+        counted = self.seen.count(now)
+        self.debt = min(self.debt, counted)
+        return ChargeRequest(
+            limit=self.terms.policy.limit,
+            window_us=round(self.terms.window_s * 1e6),
+            want=want,
+            least=1,
+            debt=self.debt,
+            history=counted - self.debt,
+            ring=self.ring,
+            back=back,
+            stamp=self.stamp if back else b"0",
+        )
+
+    def restore(self, request: ChargeRequest) -> None:
+        """Have the permits again that would have gone back with a request which was not made."""
+        if self.stamp == request.stamp:
+            self.permits += request.back
+
+    def report(self, now: float) -> ChargeRequest:
+        """What the ring has not heard of, without asking for any permits."""
+        counted = self.seen.count(now)
+        self.debt = min(self.debt, counted)
+        return ChargeRequest(
+            limit=self.terms.policy.limit,
+            window_us=round(self.terms.window_s * 1e6),
+            debt=self.debt,
+            history=counted - self.debt,
+            ring=self.ring,
+        )
+
+    def settle(self, charge: Charge, request: ChargeRequest, *, sent_at: float, now: float) -> None:
+        """Take in what the ring answered to a request that was sent at ``sent_at``."""
+        self.debt = max(0, self.debt - request.debt)
+        self.ring = charge.ring
+        self.heard_at = sent_at
+        if request.want == 0:
+            return
+        self.free = charge.free
+        self.charged = charge.admitted
+        if charge.admitted:
+            # The ring's time lies after the sending, so a permit that is spent by then is spent within the lease.
+            # Permits of an answer that came just before are kept, but not for longer than those were good for.
+            kept = self.permits if now < self.spend_by else 0
+            spend_by = sent_at + self.terms.lease_s
+            self.spend_by = min(self.spend_by, spend_by) if kept else spend_by
+            self.permits = kept + charge.admitted
+            self.leased_at = sent_at
+            self.stamp = charge.stamp
+            self.next_free_at = sent_at + charge.next_free_s
+            self.denied_until = self.retry_at = 0.0
+        else:
+            self.retry_at = sent_at + charge.retry_after_s
+            self.denied_until = sent_at + min(charge.retry_after_s, DENIAL_S)
+
+    def _portion(self, now: float) -> int:
+        """How many to charge: what was spent at the last rate in a lease, and never more than twice as many as last."""
+        spent = max(0, self.charged - self.permits)
+        elapsed_s = max(now - self.leased_at, 1e-6)
+        expected = math.ceil(HEADROOM * spent * self.terms.lease_s / elapsed_s)
+        return max(1, min(expected, 2 * self.charged, self.terms.most))
+
+    def _exceeded(self, retry_after_s: float) -> RateLimitExceeded:
+        return RateLimitExceeded(self.terms.limit_class, self.terms.policy, retry_after_s=retry_after_s)
