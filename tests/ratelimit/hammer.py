@@ -1,8 +1,8 @@
 """One process that asks for one subject's permits as fast as it gets them, and writes down when each was spent.
 
-usage: python -m tests.ratelimit.hammer CLASS SUBJECT SECONDS    (settings from the environment)
-Prints "ready", waits for a line on stdin, and then prints one JSON object: the monotonic times of the admissions in
-seconds (one clock for all processes of a machine), and how many calls of Redis they took.
+usage: python -m tests.ratelimit.hammer CLASS[,CLASS…] SUBJECT SECONDS    (settings from the environment)
+Prints "ready", waits for a line on stdin, and then prints one JSON object, by class: the monotonic times of the
+admissions in seconds (one clock for all processes of a machine), and how many calls of Redis they took.
 """
 
 import asyncio
@@ -33,17 +33,32 @@ class CountingRedis(RedisClient):
         return await super().eval(script, keys, args)
 
 
-async def hammer(limit_class: LimitClass, subject: str, seconds: float) -> dict[str, object]:
+async def hammer(limit_classes: Sequence[LimitClass], subject: str, seconds: float) -> dict[str, object]:
     settings = Settings.from_env()
     # What a process does without an answer is shown elsewhere; here a machine that is too busy must not pass for that.
-    redis = CountingRedis(settings, deadline_s=DEADLINE_S)
-    limiter = Limiter(settings, redis).get(limit_class)
-    assert limiter is not None
-    await connected(redis)
+    clients = {limit_class: CountingRedis(settings, deadline_s=DEADLINE_S) for limit_class in limit_classes}
+    for redis in clients.values():
+        await connected(redis)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    spent: list[float] = []
     end = time.monotonic() + seconds
+    spent = await asyncio.gather(
+        *(spend_until(end, settings, limit_class, subject, redis) for limit_class, redis in clients.items())
+    )
+    for redis in clients.values():
+        await redis.aclose()
+    return {
+        limit_class: {"spent": times, "calls": redis.calls}
+        for (limit_class, redis), times in zip(clients.items(), spent, strict=True)
+    }
+
+
+async def spend_until(
+    end: float, settings: Settings, limit_class: LimitClass, subject: str, redis: RedisClient
+) -> list[float]:
+    limiter = Limiter(settings, redis).get(limit_class)
+    assert limiter is not None
+    spent: list[float] = []
 
     async def ask() -> None:
         while time.monotonic() < end:
@@ -56,8 +71,7 @@ async def hammer(limit_class: LimitClass, subject: str, seconds: float) -> dict[
                 await asyncio.sleep(0)
 
     await asyncio.gather(*(ask() for _ in range(COROUTINES)))
-    await redis.aclose()
-    return {"spent": spent, "calls": redis.calls}
+    return spent
 
 
 async def connected(redis: RedisClient) -> None:
@@ -73,8 +87,8 @@ async def connected(redis: RedisClient) -> None:
 
 def main() -> None:
     configure_logging("info")
-    limit_class, subject, seconds = sys.argv[1:]
-    found = asyncio.run(hammer(LimitClass(limit_class), subject, float(seconds)))
+    limit_classes, subject, seconds = sys.argv[1:]
+    found = asyncio.run(hammer([LimitClass(name) for name in limit_classes.split(",")], subject, float(seconds)))
     print(json.dumps(found))
 
 
