@@ -93,6 +93,7 @@ def env(cluster: Cluster, database: str, redis_env: dict[str, str], upstream_url
         "SECRET_KEY": SECRET_KEY,
         "ZENZEFI_TARGET_URL": upstream_url,
         "BACKEND_URL": "http://127.0.0.1:8000",
+        "WORKER_METRICS_PORT": "0",
         # All tests come from one address; those of the limits set their own.
         "RATE_LIMIT_AUTH": "off",
         "RATE_LIMIT_API": "off",

@@ -24,6 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from workers.metrics import serve_metrics
 from workers.schedule import schedule
 from workers.scheduling import CONTEXT, JOB_TIMEOUT_S, MAX_TRIES
 from zenzefi.context import Context, open_context
@@ -66,7 +67,7 @@ async def work(settings: Settings, *, cron_jobs: Sequence[CronJob] = (), functio
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    async with open_context(settings) as ctx:
+    async with open_context(settings) as ctx, serve_metrics(settings):
         log.info(
             "worker_started", pid=os.getpid(), jobs=[*(job.name for job in cron_jobs), *(job.name for job in functions)]
         )

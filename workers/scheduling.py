@@ -1,5 +1,6 @@
 """The words that the schedule is written in, and what surrounds every run of a job."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from arq.typing import WorkerCoroutine
 from arq.worker import Retry
 
 from zenzefi.context import Context
+from zenzefi.infra.instruments import JOB_DURATION, JOB_LAST_SUCCESS, JOBS
 from zenzefi.errors import Unavailable
 from zenzefi.jobs import Job
 
@@ -81,13 +83,27 @@ def observed(job: Job, function: JobFunction) -> WorkerCoroutine:
 
     async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
         context: Context = ctx[CONTEXT]
-        started = time.perf_counter()
+        started, outcome = time.perf_counter(), "failed"
         with structlog.contextvars.bound_contextvars(job=job.value, job_id=ctx["job_id"], job_try=ctx["job_try"]):
             try:
                 result = await function(context, *args, **kwargs)
+                outcome = "done"
             except _TRANSIENT as error:
+                outcome = "deferred"
                 log.warning("job_deferred", error=repr(error))
                 raise Retry(defer=_RETRY_DEFER_S * ctx["job_try"]) from error
+            except asyncio.CancelledError:
+                outcome = "cancelled"
+                raise
+            finally:
+                _count(job, outcome, time.perf_counter() - started)
             log.info("job_done", result=result, duration_ms=round((time.perf_counter() - started) * 1000, 3))
 
     return run
+
+
+def _count(job: Job, outcome: str, duration_s: float) -> None:
+    JOBS.labels(job.value, outcome).inc()
+    JOB_DURATION.labels(job.value).observe(duration_s)
+    if outcome == "done":
+        JOB_LAST_SUCCESS.labels(job.value).set(time.time())

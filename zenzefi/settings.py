@@ -100,6 +100,7 @@ class Settings:
 
     port: int
     internal_port: int
+    worker_metrics_port: int
     host: str
     internal_host: str
     processes: int
@@ -221,6 +222,7 @@ class _Reader(EnvironmentReader):
         return {
             "port": port,
             "internal_port": self.integer("INTERNAL_PORT", 8001, least=0, most=65535),
+            "worker_metrics_port": self.integer("WORKER_METRICS_PORT", 8002, least=0, most=65535),
             "host": self.text("HOST", "127.0.0.1"),
             "internal_host": self.text("INTERNAL_HOST", "127.0.0.1"),
             "processes": self._processes(),

@@ -139,7 +139,7 @@ JOBS: Final = REGISTRY.counter(
     "zenzefi_jobs_total",
     "Runs of jobs, by what came of them; a deferred one is tried again",
     JOB_NAME,
-    Label("result", ("done", "deferred", "failed")),
+    Label("result", ("done", "deferred", "failed", "cancelled")),
 )
 JOB_DURATION: Final = REGISTRY.histogram(
     "zenzefi_job_duration_seconds", "How long a run of a job took", JOB_NAME, bounds=_JOB_S

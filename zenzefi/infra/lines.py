@@ -3,9 +3,11 @@
 import atexit
 import contextlib
 import logging
+import select
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Final, TextIO
 
 import structlog
@@ -32,7 +34,7 @@ class LineWriter:
         self._thread: threading.Thread | None = None
 
     def write(self, line: str) -> None:
-        """Have a line written; it is dropped, and counted, when too many wait. Never blocks."""
+        """Have a line of ASCII written; it is dropped, and counted, when too many wait. Never blocks."""
         if len(self._waiting) >= MAX_WAITING:
             self._dropped += 1
             return
@@ -57,8 +59,9 @@ class LineWriter:
         dropped, self._dropped = self._dropped, 0
         if lines:
             with contextlib.suppress(OSError, ValueError):  # a stream that is gone: there is nobody to tell
-                self._handler.stream.write("\n".join((*lines, "")))
-                self._handler.stream.flush()
+                for piece in _pieces(lines):
+                    self._handler.stream.write(piece)
+                    self._handler.stream.flush()
         if dropped:
             log.error("log_lines_dropped", lines=dropped)
 
@@ -74,3 +77,17 @@ class LineWriter:
         if lock is not None and lock.acquire(timeout=_LAST_FLUSH_S):  # else the stream hangs, and the end must not
             self._write_out()
             lock.release()
+
+
+def _pieces(lines: list[str]) -> Iterator[str]:
+    """Whole lines, as many together as a pipe takes in one: other processes write to the same one."""
+    piece: list[str] = []
+    size = 0
+    for line in lines:
+        if piece and size + len(line) + 1 > select.PIPE_BUF:
+            yield "".join(piece)
+            piece, size = [], 0
+        piece += (line, "\n")
+        size += len(line) + 1
+    if piece:
+        yield "".join(piece)

@@ -31,6 +31,7 @@ from aiohttp.http import HttpVersion11
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.web_protocol import ERROR, RequestHandler, RequestPayloadError, _ErrInfo
 
+from zenzefi.infra.instruments import HTTP_REQUESTS
 from zenzefi.server.deadlines import Deadlines, Verdict, Watch
 from zenzefi.server.errors import HeadTooLate, MalformedRequest, RefusedRequest
 from zenzefi.server.framer import RequestFramer, refused
@@ -204,6 +205,7 @@ class HardenedProtocol(RequestHandler):
         error = err_info.exc if isinstance(err_info.exc, RefusedRequest) else MalformedRequest()
 
         async def refuse(request: web.BaseRequest) -> web.StreamResponse:
+            HTTP_REQUESTS.labels(None, None, error.status).inc()
             request_id = _new_request_id()
             log.info(
                 "request_refused", request_id=request_id, code=error.code, status=error.status, client=_address(self)
