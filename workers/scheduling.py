@@ -14,8 +14,8 @@ from arq.typing import WorkerCoroutine
 from arq.worker import Retry
 
 from zenzefi.context import Context
-from zenzefi.infra.instruments import JOB_DURATION, JOB_LAST_SUCCESS, JOBS
 from zenzefi.errors import Unavailable
+from zenzefi.infra.instruments import JOB_DURATION, JOB_LAST_SUCCESS, JOBS
 from zenzefi.jobs import Job
 
 JobFunction: TypeAlias = Callable[..., Awaitable[int | str | None]]
