@@ -6,6 +6,8 @@ from decimal import Decimal
 from enum import StrEnum
 from uuid import UUID
 
+from zenzefi.errors import JsonObject
+
 
 class EndReason(StrEnum):
     """Why a token can no longer be used."""
@@ -68,3 +70,22 @@ class TokenRefund:
 
     amount: Decimal
     new_balance: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRevocation:
+    """What came of a forced end: whose token it was, and what went back to their wallet, in ZNC."""
+
+    token_id: UUID
+    user_id: UUID
+    refund_amount: Decimal
+
+
+def terms_of(token: AccessToken) -> JsonObject:
+    """What was bought, as the audit log says it."""
+    return {
+        "token_hint": token.token_hint,
+        "duration_hours": token.duration_hours,
+        "scope": token.scope,
+        "price": f"{token.price:.2f}",
+    }

@@ -87,6 +87,40 @@ async def lock_token(conn: Connection, *, token_id: UUID, user_id: UUID) -> Acce
     )
 
 
+async def lock_token_of_anybody(conn: Connection, *, token_id: UUID) -> AccessToken:
+    """As ``lock_token``, whoever owns it.
+
+    Raises:
+        TokenNotFound: there is none.
+    """
+    return _token_or_not_found(await conn.fetchrow(_SELECT_TOKEN + "WHERE id = $1 FOR NO KEY UPDATE", token_id))
+
+
+async def select_tokens_of_anybody(
+    conn: Connection, *, user_id: UUID | None, open_only: bool, before: UUID | None, limit: int, now: datetime
+) -> list[AccessToken]:
+    """Tokens of one user or of all, the newest first, from those whose id is below `before`."""
+    # Put together by what is asked for, so that each form is served by an index of its own.
+    conditions = ["id < $1"]
+    arguments: list[object] = [before or _LAST_UUID, limit]
+    if user_id is not None:
+        arguments.append(user_id)
+        conditions.append(f"user_id = ${len(arguments)}")
+    if open_only:
+        arguments.append(now)
+        conditions.append(f"ended_at IS NULL AND (expires_at IS NULL OR expires_at > ${len(arguments)})")
+    rows = await conn.fetch(
+        _SELECT_TOKEN + "WHERE " + " AND ".join(conditions) + " ORDER BY id DESC LIMIT $2", *arguments
+    )
+    return [_token(row) for row in rows]
+
+
+async def select_open_hashes(conn: Connection, *, user_id: UUID) -> list[bytes]:
+    """The hashes of all tokens of a user that have not ended."""
+    rows = await conn.fetch("SELECT token_hash FROM access_tokens WHERE user_id = $1 AND ended_at IS NULL", user_id)
+    return [row["token_hash"] for row in rows]
+
+
 async def select_tokens(conn: Connection, *, user_id: UUID, before: UUID | None, limit: int) -> list[AccessToken]:
     """The user's tokens, the newest first, from those whose id is below `before`."""
     rows = await conn.fetch(
@@ -157,6 +191,11 @@ async def update_refunded(conn: Connection, *, token_id: UUID, refund_transactio
         refund_transaction_id,
         now,
     )
+
+
+async def update_revoked(conn: Connection, *, token_id: UUID, now: datetime) -> None:
+    """End a locked token that has not ended, without giving anything back."""
+    await conn.execute("UPDATE access_tokens SET ended_at = $2, end_reason = 'revoked' WHERE id = $1", token_id, now)
 
 
 async def update_hash(

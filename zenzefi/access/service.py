@@ -11,8 +11,9 @@ from typing import Final
 from uuid import UUID
 
 from zenzefi.access import lifecycle, queries, revocation, scopes, token_format
+from zenzefi.access.endings import refund, resume_tokens, revoke, suspend_tokens
 from zenzefi.access.errors import TokenRejected
-from zenzefi.access.models import AccessToken, IssuedToken, TokenGrant, TokenRefund
+from zenzefi.access.models import AccessToken, IssuedToken, TokenGrant, terms_of
 from zenzefi.access.pricing import price_of
 from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor, ActorKind
@@ -22,6 +23,24 @@ from zenzefi.infra.db import Connection
 from zenzefi.ratelimit import service as ratelimit
 from zenzefi.wallet import service as wallet
 from zenzefi.wallet.models import SystemAccount, TransactionType
+
+__all__ = [
+    "activate",
+    "end_expired_tokens",
+    "find_grant",
+    "find_grants",
+    "find_token_hash",
+    "get_token",
+    "list_all_tokens",
+    "list_tokens",
+    "purchase",
+    "refund",
+    "release_device",
+    "resume_tokens",
+    "revoke",
+    "rotate",
+    "suspend_tokens",
+]
 
 # Each batch is one short transaction, so that no lock of the sweep holds a refund or an activation up noticeably.
 EXPIRY_BATCH: Final = 500
@@ -68,7 +87,7 @@ async def purchase(
         device_released_at=None,
     )
     await queries.insert_token(conn, token=token, purchase_transaction_id=transaction_id)
-    await _record(conn, ctx, actor=actor, action="token.purchase", token_id=token.token_id, after=_terms(token))
+    await _record(conn, ctx, actor=actor, action="token.purchase", token_id=token.token_id, after=terms_of(token))
     return IssuedToken(token=token, token_string=token_string)
 
 
@@ -89,6 +108,19 @@ async def list_tokens(
     return page, page[-1].token_id if len(tokens) > limit else None
 
 
+async def list_all_tokens(
+    ctx: Context, *, user_id: UUID | None, active_only: bool, before: UUID | None, limit: int
+) -> tuple[list[AccessToken], UUID | None]:
+    """As ``list_tokens``, of one user or of all: for superusers."""
+    rows = limit + 1
+    async with ctx.connection() as conn:
+        tokens = await queries.select_tokens_of_anybody(
+            conn, user_id=user_id, open_only=active_only, before=before, limit=rows, now=ctx.now()
+        )
+    page = tokens[:limit]
+    return page, page[-1].token_id if len(tokens) > limit else None
+
+
 async def get_token(ctx: Context, *, user_id: UUID, token_id: UUID) -> AccessToken:
     """One token of the user, ended or not.
 
@@ -97,39 +129,6 @@ async def get_token(ctx: Context, *, user_id: UUID, token_id: UUID) -> AccessTok
     """
     async with ctx.connection() as conn:
         return await queries.get_token(conn, token_id=token_id, user_id=user_id)
-
-
-async def refund(ctx: Context, *, actor: Actor, user_id: UUID, token_id: UUID) -> TokenRefund:
-    """End a token that was never activated and give back the price that was paid for it, once.
-
-    Locks the token, then the wallet. A second call finds the token ended.
-
-    Raises:
-        TokenNotFound: there is none, or it is another user's.
-        TokenActivated: its clock has started.
-        TokenEnded: it was refunded or revoked before.
-    """
-    async with ctx.transaction() as conn:
-        token = await queries.lock_token(conn, token_id=token_id, user_id=user_id)
-        lifecycle.require_refundable(token)
-        transaction_id, now = ctx.new_id(), ctx.now()
-        entry = await wallet.credit(
-            conn,
-            user_id=user_id,
-            amount=token.price,
-            transaction_type=TransactionType.REFUND,
-            description=f"Refund of the unused access token {token.token_hint}…",
-            source=SystemAccount.REVENUE,
-            transaction_id=transaction_id,
-            now=now,
-        )
-        await queries.update_refunded(conn, token_id=token_id, refund_transaction_id=transaction_id, now=now)
-        after: JsonObject = {"end_reason": "refunded", "refund_amount": f"{token.price:.2f}"}
-        await _record(
-            conn, ctx, actor=actor, action="token.refund", token_id=token_id, before=_terms(token), after=after
-        )
-    await revocation.announce(ctx, token_hashes=[token.token_hash])
-    return TokenRefund(amount=token.price, new_balance=entry.balance_after)
 
 
 async def rotate(ctx: Context, *, actor: Actor, user_id: UUID, token_id: UUID) -> IssuedToken:
@@ -286,12 +285,3 @@ async def _record(
         before=before,
         after=after,
     )
-
-
-def _terms(token: AccessToken) -> JsonObject:
-    return {
-        "token_hint": token.token_hint,
-        "duration_hours": token.duration_hours,
-        "scope": token.scope,
-        "price": f"{token.price:.2f}",
-    }

@@ -37,3 +37,9 @@ class WrongCurrentPassword(Forbidden):
     """The current password is wrong"""
 
     code = "wrong_current_password"
+
+
+class OwnAccount(Conflict):
+    """Nobody may do this to their own account"""
+
+    code = "own_account"

@@ -4,6 +4,9 @@ import ipaddress
 from uuid import UUID
 
 from zenzefi.access import service as access
+from zenzefi.accounts import moderation
+from zenzefi.accounts.models import User
+from zenzefi.accounts.moderation import FlagChanges
 from zenzefi.accounts.rules import normalise_email
 from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor
@@ -13,6 +16,23 @@ from zenzefi.ratelimit import service as ratelimit
 from zenzefi.ratelimit.errors import UnknownLimitClass
 from zenzefi.ratelimit.limiter import ClassLimiter
 from zenzefi.ratelimit.ring import Charge, LimitClass
+
+
+async def update_flags(ctx: Context, *, superuser_id: UUID, user_id: UUID, changes: FlagChanges, actor: Actor) -> User:
+    """Ban or welcome back another user, make them a superuser or an ordinary user.
+
+    A ban holds in every process within a second, for logins, tokens and open streams alike.
+
+    Raises:
+        OwnAccount, Forbidden, NotFound: see ``moderation.update_flags``.
+    """
+    user = await moderation.update_flags(ctx, superuser_id=superuser_id, user_id=user_id, changes=changes, actor=actor)
+    # Told by what was asked for, not by what changed: a repeated request mends what a crash after the commit left.
+    if changes.is_active is False:
+        await access.suspend_tokens(ctx, user_id=user_id)
+    elif changes.is_active is True:
+        await access.resume_tokens(ctx, user_id=user_id)
+    return user
 
 
 async def look_at_limit(ctx: Context, *, limit_class: str, subject: str) -> tuple[ClassLimiter, Charge]:

@@ -1,9 +1,13 @@
-"""Whom an audit row names."""
+"""What an audit row says, and whom it names."""
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 from uuid import UUID
+
+from zenzefi.errors import JsonObject
 
 
 class ActorKind(StrEnum):
@@ -39,3 +43,21 @@ class Actor:
         if self.kind is ActorKind.OPERATOR:
             return self
         return replace(self, kind=ActorKind.USER, user_id=user_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """One row of the audit log."""
+
+    id: UUID
+    at: datetime
+    actor_kind: ActorKind
+    actor_user_id: UUID | None
+    action: str
+    resource_type: str
+    resource_id: str
+    before: JsonObject | None
+    after: JsonObject | None
+    ip: IPv4Address | IPv6Address | None
+    user_agent: str | None
+    request_id: str | None

@@ -3,7 +3,9 @@
 from datetime import datetime
 from uuid import UUID
 
-from zenzefi.audit.models import Actor
+import asyncpg
+
+from zenzefi.audit.models import Actor, ActorKind, AuditEntry
 from zenzefi.errors import JsonObject
 from zenzefi.infra.db import Connection
 
@@ -40,3 +42,42 @@ async def insert_entry(
         actor.user_agent,
         actor.request_id,
     )
+
+
+async def select_entries(
+    conn: Connection,
+    *,
+    user_id: UUID | None,
+    action: str | None,
+    resource_type: str | None,
+    before: UUID,
+    limit: int,
+) -> list[AuditEntry]:
+    """The newest rows with an id below `before`, of one actor, one action or one type of resource where given."""
+    filters = {"actor_user_id": user_id, "action": action, "resource_type": resource_type}
+    # Put together by what is asked for: each of them has an index in this order.
+    conditions, arguments = ["id < $1"], list[object]([before, limit])
+    for column, value in filters.items():
+        if value is not None:
+            arguments.append(value)
+            conditions.append(f"{column} = ${len(arguments)}")
+    rows = await conn.fetch(
+        """
+        SELECT
+            id, at, actor_kind, actor_user_id, action, resource_type, resource_id, before, after,
+            ip, user_agent, request_id
+        FROM audit_log WHERE
+        """
+        + " AND ".join(conditions)
+        + " ORDER BY id DESC LIMIT $2",
+        *arguments,
+    )
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: asyncpg.Record) -> AuditEntry:
+    members = dict(row)
+    address = members.pop("ip")
+    kind = ActorKind(members.pop("actor_kind"))
+    # asyncpg reads an inet with its prefix length as an interface; an address is what was written.
+    return AuditEntry(**members, actor_kind=kind, ip=getattr(address, "ip", address))

@@ -1,14 +1,17 @@
-"""Recording what changed."""
+"""Recording what changed, and looking it up."""
 
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from zenzefi.audit import queries
-from zenzefi.audit.models import Actor
+from zenzefi.audit.models import Actor, AuditEntry
+from zenzefi.context import Context
 from zenzefi.errors import JsonObject
 from zenzefi.infra.db import Connection
 
-MAX_USER_AGENT_CHARS = 255
+# Greater than every UUID of version 7: the place before the first page.
+_LAST_UUID: Final = UUID("ffffffff-ffff-ffff-ffff-ffffffffffff")
 
 
 async def record(
@@ -39,3 +42,30 @@ async def record(
         before=before,
         after=after,
     )
+
+
+async def list_entries(
+    ctx: Context,
+    *,
+    user_id: UUID | None = None,
+    action: str | None = None,
+    resource_type: str | None = None,
+    before: UUID | None = None,
+    limit: int,
+) -> tuple[list[AuditEntry], UUID | None]:
+    """The log, the newest first, from the rows with an id below `before`; and the `before` of the next page, if any.
+
+    `user_id` is who acted.
+    """
+    rows = limit + 1  # the one more tells whether anything follows
+    async with ctx.connection() as conn:
+        entries = await queries.select_entries(
+            conn,
+            user_id=user_id,
+            action=action,
+            resource_type=resource_type,
+            before=before or _LAST_UUID,
+            limit=rows,
+        )
+    page = entries[:limit]
+    return page, page[-1].id if len(entries) > limit else None
