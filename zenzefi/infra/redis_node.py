@@ -19,6 +19,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Respon
 
 from zenzefi.errors import RedisUnavailable
 from zenzefi.infra.breaker import CircuitBreaker
+from zenzefi.infra.instruments import REDIS_CALLS, REDIS_DURATION
 from zenzefi.settings import Settings
 
 Address: TypeAlias = tuple[str, int]
@@ -101,6 +102,7 @@ class RedisNode:
                 connection, and a server that cannot serve; ResponseError, when the server refuses this very command.
         """
         if not self._breaker.allow():
+            REDIS_CALLS.labels("not_tried").inc()
             raise RedisUnavailable
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
@@ -144,6 +146,7 @@ class RedisNode:
             self._flush = None
 
     async def _exchange(self, batch: list[_Call]) -> None:
+        started = time.perf_counter()
         try:
             async with asyncio.timeout(self._deadline_s):
                 if self._connecting is not None or not self._is_usable():
@@ -159,6 +162,8 @@ class RedisNode:
             raise
         else:
             self._breaker.record_success()
+            REDIS_CALLS.labels("answered").inc(len(batch))
+            REDIS_DURATION.labels().observe(time.perf_counter() - started)
 
     def _is_usable(self) -> bool:
         """Whether there is a connection, and the server has not closed it while nothing was asked: a restarted server
@@ -214,6 +219,7 @@ class RedisNode:
         self._breaker.record_failure()
         log.warning("redis_unavailable", server=self._name, error=repr(error))
         waiting, self._pending = batch + self._pending, []
+        REDIS_CALLS.labels("failed").inc(len(waiting))
         for _, future in waiting:
             if future is not None and not future.done():
                 future.set_exception(RedisUnavailable())

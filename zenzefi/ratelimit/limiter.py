@@ -9,7 +9,9 @@ from typing import Final
 import structlog
 
 from zenzefi.errors import RedisUnavailable
+from zenzefi.infra.instruments import RATE_LIMIT_DECISIONS, RATE_LIMIT_DEGRADED
 from zenzefi.infra.redis import RedisClient
+from zenzefi.ratelimit.errors import LimitUnknown, RateLimitExceeded
 from zenzefi.ratelimit.ring import CHARGE, RESET, Charge, ChargeRequest, LimitClass, ring_key
 from zenzefi.ratelimit.subject import Decision, Subject, Terms
 from zenzefi.settings import RateLimit, Settings
@@ -49,6 +51,9 @@ class ClassLimiter:
         self._subjects: OrderedDict[str, Subject] = OrderedDict()
         self._alone_at = 0.0
         self._recovery: asyncio.Task[None] | None = None
+        self._admitted, self._rejected, self._unknown = (
+            RATE_LIMIT_DECISIONS.labels(terms.limit_class, outcome) for outcome in ("admitted", "rejected", "unknown")
+        )
 
     async def admit(self, name: str) -> Decision:
         """Admit one request of a subject.
@@ -57,7 +62,15 @@ class ClassLimiter:
             RateLimitExceeded: the limit is reached.
             LimitUnknown: Redis is away and this process has no share of so small a limit.
         """
-        subject = self._subject(name)
+        try:
+            decision = await self._decide(self._subject(name))
+        except (RateLimitExceeded, LimitUnknown) as error:
+            (self._rejected if isinstance(error, RateLimitExceeded) else self._unknown).inc()
+            raise
+        self._admitted.inc()
+        return decision
+
+    async def _decide(self, subject: Subject) -> Decision:
         while True:
             decision = subject.spend(self._monotonic())
             if decision is not None:
@@ -225,6 +238,11 @@ class Limiter:
     def degraded(self) -> frozenset[LimitClass]:
         """The classes that count by themselves because Redis is away."""
         return frozenset(limit_class for limit_class, limiter in self._classes.items() if limiter.is_degraded)
+
+    def sample(self) -> None:
+        """Set the gauges."""
+        for limit_class, limiter in self._classes.items():
+            RATE_LIMIT_DEGRADED.labels(limit_class).set(limiter.is_degraded)
 
 
 def _terms(limit_class: LimitClass, policy: RateLimit, *, processes: int) -> Terms:

@@ -16,7 +16,13 @@ _IPV6_PREFIX: Final = 64
 
 def limiter_of(ctx: Context) -> Limiter:
     """This process's limiter."""
-    return ctx.local(Limiter, lambda context: Limiter(context.settings, context.redis))
+    return ctx.local(Limiter, _open_limiter)
+
+
+def _open_limiter(ctx: Context) -> Limiter:
+    limiter = Limiter(ctx.settings, ctx.redis)
+    ctx.samplers.append(limiter.sample)
+    return limiter
 
 
 async def admit(ctx: Context, limit_class: LimitClass, subject: str) -> Decision | None:
