@@ -26,7 +26,6 @@ CREATE TABLE payments (
     CONSTRAINT payments_credited_when_succeeded CHECK ((status = 'succeeded') = (ledger_transaction_id IS NOT NULL)),
     CONSTRAINT payments_amounts_above_zero CHECK (amount_znc > 0 AND amount > 0)
 );
-CREATE INDEX payments_user_idx ON payments (user_id, id DESC);
 CREATE INDEX payments_due_idx ON payments (provider, next_check_at) WHERE status = 'pending';
 
 -- Whatever the application does, a payment that was credited stays so, with the one ledger transaction that did it.

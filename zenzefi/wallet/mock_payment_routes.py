@@ -2,9 +2,10 @@
 
 import html
 
+import structlog
 from aiohttp import web
 
-from zenzefi.wallet.payment_errors import PaymentNotFound
+from zenzefi.wallet.payment_errors import PaymentNotFound, PaymentProviderError, PaymentProviderUnavailable
 from zenzefi.wallet.payment_models import PaymentStatus
 from zenzefi.wallet.providers.mock import MockProvider
 from zenzefi.web.auth import public
@@ -20,6 +21,8 @@ form {{ display: inline }} button {{ font: inherit; padding: .4rem 1.6rem }}</st
 _ACTIONS = """<form method="post" action="{path}/pay"><button>Pay</button></form>
 <form method="post" action="{path}/cancel"><button>Cancel</button></form>"""
 _BACK = """<p><a href="{url}">Back</a></p>"""
+
+log = structlog.get_logger(__name__)
 
 
 @public
@@ -60,7 +63,10 @@ MOCK_PAGE_ROUTES = [
 
 
 async def _end(request: web.Request, outcome: PaymentStatus) -> web.Response:
-    """End the payment, tell the wallet, and send the payer back; what has ended already is told again."""
+    """End the payment, tell the wallet, and send the payer back; what has ended already is told again.
+
+    An event that does not get through is lost, as real ones may be: the job that asks makes up for it.
+    """
     provider, payment_id = MockProvider(request.app[CTX]), request.match_info["payment_id"]
     payment = await provider.find_payment(payment_id)
     if payment is None:
@@ -68,5 +74,8 @@ async def _end(request: web.Request, outcome: PaymentStatus) -> web.Response:
     report = await provider.end(payment_id, outcome)
     if report is None:
         raise PaymentNotFound
-    await provider.send_event(report)
+    try:
+        await provider.send_event(report)
+    except (PaymentProviderUnavailable, PaymentProviderError) as error:
+        log.warning("mock_event_lost", payment_id=payment_id, code=error.code)
     return web.Response(status=303, headers={"Location": payment.return_url})

@@ -10,7 +10,7 @@ from zenzefi.infra.db import Connection
 from zenzefi.wallet import payments, settlement
 from zenzefi.wallet.payment_errors import PaymentNotFound
 from zenzefi.wallet.payment_models import Notice
-from zenzefi.wallet.payment_schemas import PaymentSchema, TopUpSchema, ReceivedSchema, StartedPaymentSchema
+from zenzefi.wallet.payment_schemas import PaymentSchema, ReceivedSchema, StartedPaymentSchema, TopUpSchema
 from zenzefi.web.addresses import client_ip
 from zenzefi.web.auth import actor_of, public
 from zenzefi.web.declare import docs, json_schema, response_schema

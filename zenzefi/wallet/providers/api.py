@@ -13,7 +13,7 @@ from zenzefi.wallet.payment_errors import PaymentProviderError, PaymentProviderU
 from zenzefi.wallet.providers.answers import JsonMembers, Unreadable, parse_object
 
 # Before each attempt, in seconds: the first at once, the others apart enough for a restart behind a load balancer.
-ATTEMPT_DELAYS_S = (0.0, 0.2, 1.0)
+ATTEMPT_DELAYS_S = (0.0, 0.2, 0.6)
 MAX_ANSWER_BYTES = 256 * 1024
 CONNECT_TIMEOUT_S = 4.0
 _NOT_NOW = frozenset({202, 408, 409, 425, 429})

@@ -34,7 +34,7 @@ def verify(body: bytes, *, headers: Sequence[str], secrets: Sequence[str], now: 
         raise BadSignature
     parts = [part.split("=", 1) for part in headers[0].split(",")]
     times = [value for name, value in parts if name == "t"]
-    signatures = [value.lower() for name, value in parts if name == "v1"]
+    signatures = [value for name, value in parts if name == "v1"]
     if len(times) != 1 or not _TIME.fullmatch(times[0]):
         raise BadSignature
     expected = [_digest(body, secret=secret, seconds=times[0]) for secret in secrets if secret]
