@@ -63,11 +63,12 @@ async def spend_until(
     async def ask() -> None:
         while time.monotonic() < end:
             try:
-                await limiter.admit(subject)
+                decision = await limiter.admit(subject)
             except RateLimitExceeded:
                 await asyncio.sleep(0.005)
             else:
-                spent.append(time.monotonic())
+                # Not the time now: whoever is stopped right after a decision acts on it later, whatever decided.
+                spent.append(decision.at)
                 await asyncio.sleep(0)
 
     await asyncio.gather(*(ask() for _ in range(COROUTINES)))

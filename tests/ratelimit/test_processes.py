@@ -99,18 +99,21 @@ def test_eight_processes_admit_the_limit_of_each_class_and_not_one_more(env: dic
     assert calls < len(spent) / 2, "leases make for few calls, even where all are denied most of the time"
 
 
-def test_stopped_processes_do_not_spend_what_has_lapsed(env: dict[str, str]) -> None:
+def test_processes_that_are_stopped_between_lease_and_spend_do_not_spend_what_has_lapsed(env: dict[str, str]) -> None:
     limit, window_s = 500, 1
-    with Hammers(env, "proxy", limit, window_s, seconds=4, processes=4) as hammers:
+    with Hammers(env, "proxy", limit, window_s, seconds=6, processes=4) as hammers:
         hammers.start()
-        end = time.monotonic() + 3.5
-        number = 0
+        end, rounds = time.monotonic() + 5.5, 0
         while time.monotonic() < end:
-            process = hammers.processes[number % len(hammers.processes)]
-            process.send_signal(signal.SIGSTOP)
-            time.sleep(0.05 + 0.15 * (number % 3))
-            process.send_signal(signal.SIGCONT)
-            number += 1
+            # All are stopped in the middle of spending, until the ring has forgotten what they hold: that would come on
+            # top of a full new window.
+            time.sleep(0.004 + 0.004 * (rounds % 4))
+            for process in hammers.processes:
+                process.send_signal(signal.SIGSTOP)
+            time.sleep(window_s * 1.1 + 0.02)
+            for process in hammers.processes:
+                process.send_signal(signal.SIGCONT)
+            rounds += 1
         spent, _ = hammers.results()
-    assert number > 10
+    assert rounds > 3
     assert limit / 2 < most_in_a_window(spent, window_s) <= limit
