@@ -34,9 +34,9 @@ def parse(text: str) -> dict[Series, float]:
     return samples
 
 
-def total(samples: Mapping[Series, float], name: str, **labels: str) -> float:
+def total(samples: Mapping[Series, float], metric: str, /, **labels: str) -> float:
     """The sum of a metric's samples that have at least these labels."""
-    return sum(value for (found, having), value in samples.items() if found == name and set(labels.items()) <= having)
+    return sum(value for (found, having), value in samples.items() if found == metric and set(labels.items()) <= having)
 
 
 def _unescape(value: str) -> str:
