@@ -51,6 +51,16 @@ class EnvironmentReader:
         """Any text."""
         return self.read(name, str, "text", default=default)
 
+    def secret(self, name: str, *, least_chars: int) -> str:
+        """A text that is too long to be guessed, or nothing."""
+
+        def convert(raw: str) -> str:
+            if len(raw) < least_chars:
+                raise ValueError
+            return raw
+
+        return self.read(name, convert, f"at least {least_chars} characters", default="")
+
     def integer(self, name: str, default: int, *, least: int, most: int) -> int:
         """A whole number between two bounds, both included."""
 

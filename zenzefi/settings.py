@@ -275,12 +275,13 @@ class _Reader(EnvironmentReader):
         default = PaymentProviderName.MOCK if development else PaymentProviderName.NONE
         allowed = "none, mock, yookassa or stripe"
         provider = self.read("PAYMENT_PROVIDER", PaymentProviderName, allowed, default=default)
-        secrets = (self.text("PAYMENT_WEBHOOK_SECRET", ""), self.text("PAYMENT_WEBHOOK_SECRET_PREVIOUS", ""))
+        secrets = (
+            self.secret("PAYMENT_WEBHOOK_SECRET", least_chars=MIN_WEBHOOK_SECRET_CHARS),
+            self.secret("PAYMENT_WEBHOOK_SECRET_PREVIOUS", least_chars=MIN_WEBHOOK_SECRET_CHARS),
+        )
         for name in REQUIRED_FOR_PROVIDER.get(provider, ()):
             if not self.raw(name):
                 raise SettingsError(f"{name} is not set, and PAYMENT_PROVIDER={provider} needs it.")
-        if any(0 < len(secret) < MIN_WEBHOOK_SECRET_CHARS for secret in secrets):
-            raise SettingsError(f"A PAYMENT_WEBHOOK_SECRET has at least {MIN_WEBHOOK_SECRET_CHARS} characters.")
         return {
             "payment_provider": provider,
             "payment_return_hosts": self.hosts("PAYMENT_RETURN_HOSTS"),

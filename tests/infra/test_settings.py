@@ -29,6 +29,10 @@ BASE = {"SECRET_KEY": GOOD_KEY}
         ("UPSTREAM_CONNECT_TIMEOUT", "nan", "more than 0"),
         ("LOG_LEVEL", "chatty", "debug, info, warning, error"),
         ("UPSTREAM_CA_FILE", "/nowhere/ca.pem", "a file that exists"),
+        ("PAYMENT_PROVIDER", "paypal", "none, mock, yookassa or stripe"),
+        ("PAYMENT_RETURN_HOSTS", "https://app.example/", "host[:port]"),
+        ("YOOKASSA_NETWORKS", "185.71.76.0/27;77.75.153.0/25", "CIDR"),
+        ("PAYMENT_WEBHOOK_SECRET_PREVIOUS", "short", "at least 16 characters"),
     ],
 )
 def test_bad_value_names_its_variable_and_what_is_allowed(name: str, value: str, allowed: str) -> None:
@@ -77,3 +81,25 @@ def test_production_is_the_default_and_the_conveniences_are_off() -> None:
     assert not settings.is_development
     assert not settings.docs_enabled
     assert settings.token_prices[720] == Decimal("300.00")
+
+
+@pytest.mark.parametrize(
+    ("provider", "keys"),
+    [
+        ("yookassa", {"YOOKASSA_SHOP_ID": "506751", "YOOKASSA_SECRET_KEY": "live_0123456789abcdef"}),
+        ("stripe", {"STRIPE_SECRET_KEY": "sk_live_0123456789", "PAYMENT_WEBHOOK_SECRET": "whsec_0123456789abcdef"}),
+    ],
+)
+def test_payment_provider_needs_its_keys_and_keeps_them_to_itself(
+    provider: str, keys: dict[str, str], tmp_path: Path
+) -> None:
+    chosen = BASE | {"PAYMENT_PROVIDER": provider}
+    for missing in keys:
+        with pytest.raises(SettingsError, match=missing):
+            Settings.from_env(chosen | {name: value for name, value in keys.items() if name != missing})
+    (name, secret) = list(keys.items())[-1]
+    (tmp_path / "secret").write_text(secret)
+    files = {other: value for other, value in keys.items() if other != name} | {f"{name}_FILE": f"{tmp_path}/secret"}
+    settings = Settings.from_env(chosen | files)
+    assert settings == Settings.from_env(chosen | keys)
+    assert not [value for name, value in keys.items() if name.endswith(("KEY", "SECRET")) and value in repr(settings)]

@@ -8,10 +8,13 @@ import pytest
 
 from tests.support.servers import Cluster
 from tests.wallet.ledger import credit, debit, insert_user
+from tests.wallet.payments import begin, report_of
+from zenzefi.audit.models import Actor
 from zenzefi.context import Context, open_context
 from zenzefi.settings import Settings
 from zenzefi.wallet import service
 from zenzefi.wallet.models import LedgerRule, LedgerTotals
+from zenzefi.wallet.settlement import settle
 from zenzefi.wallet.verification import FAULTS_PER_RULE
 
 # What a superuser could do; each names the rules that it breaks. The ledger has two wallets with 3 entries each.
@@ -136,3 +139,27 @@ async def test_report_of_a_rule_broken_everywhere_is_bounded(
     )
     report = await service.verify(own_ctx)
     assert len(report.faults) == FAULTS_PER_RULE
+
+
+@pytest.mark.parametrize(
+    "corruption",
+    [
+        "UPDATE payments SET status = 'pending', ledger_transaction_id = NULL WHERE id = $1",
+        "UPDATE payments SET amount_znc = 10.01 WHERE id = $1",
+        "UPDATE payments SET user_id = gen_random_uuid() WHERE id = $1",
+        "UPDATE payments SET ledger_transaction_id = gen_random_uuid() WHERE id = $1",
+        "DELETE FROM payments WHERE id = $1",
+        "UPDATE ledger_transactions SET payment_id = NULL WHERE payment_id = $1",
+        "UPDATE ledger_transactions SET payment_id = $1",
+    ],
+)
+async def test_payment_and_credit_that_do_not_belong_together_are_named(
+    own_ctx: Context, superuser: "asyncpg.Connection[asyncpg.Record]", corruption: str
+) -> None:
+    user_id = await insert_user(own_ctx)
+    paid, _unpaid = [await begin(own_ctx, user_id) for _ in range(2)]
+    await settle(own_ctx, provider=paid.provider, report=report_of(paid.id), actor=Actor.system())
+    assert (await service.verify(own_ctx)).is_sound
+    await superuser.execute(corruption, paid.id)
+    faults = (await service.verify(own_ctx)).faults
+    assert [(fault.rule, fault.subject) for fault in faults] == [(LedgerRule.PAYMENTS_ARE_CREDITED_ONCE, paid.id)]

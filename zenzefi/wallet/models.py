@@ -71,6 +71,7 @@ class LedgerRule(StrEnum):
     WALLETS_EQUAL_THEIR_POSTINGS = "wallets_equal_their_postings"
     WALLETS_ARE_NOT_NEGATIVE = "wallets_are_not_negative"
     ENTRIES_ARE_GAPLESS = "entries_are_gapless"
+    PAYMENTS_ARE_CREDITED_ONCE = "payments_are_credited_once"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

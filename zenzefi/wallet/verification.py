@@ -83,6 +83,31 @@ _SELECT_FAULTS = {
         HAVING wallet.entry_count <> count(walked.place) OR bool_or(walked.is_misplaced)
         LIMIT $1
     """,
+    LedgerRule.PAYMENTS_ARE_CREDITED_ONCE: """
+        SELECT
+            coalesce(payment.id, credit.payment_id) AS subject,
+            format('the payment is %s and has %s credits', coalesce(min(payment.status), 'unknown'), count(credit.id))
+                AS detail
+        FROM payments AS payment
+        FULL JOIN (
+            SELECT ledger_transaction.id, ledger_transaction.payment_id, posting.amount, wallet.user_id
+            FROM ledger_transactions AS ledger_transaction
+            LEFT JOIN ledger_postings AS posting
+                ON posting.transaction_id = ledger_transaction.id AND posting.entry_no IS NOT NULL
+            LEFT JOIN ledger_accounts AS wallet ON wallet.id = posting.account_id
+            WHERE ledger_transaction.payment_id IS NOT NULL
+        ) AS credit ON credit.payment_id = payment.id
+        GROUP BY coalesce(payment.id, credit.payment_id)
+        HAVING
+            bool_or(payment.status = 'succeeded') IS DISTINCT FROM (count(credit.id) = 1)
+            OR count(credit.id) <> count(*) FILTER (
+                WHERE
+                payment.ledger_transaction_id = credit.id
+                AND payment.amount_znc = credit.amount
+                AND payment.user_id = credit.user_id
+            )
+        LIMIT $1
+    """,
 }
 
 
