@@ -37,6 +37,8 @@ PUBLIC = {
     ("POST", "/api/v1/auth/login"),
     ("POST", "/api/v1/auth/refresh"),
     ("POST", "/api/v1/auth/logout"),
+    ("GET", "/api/v1/bundles"),
+    ("GET", "/api/v1/bundles/{bundle_id}"),
     ("GET", "/api/v1/proxy/status"),
     ("*", "/api/v1/proxy/{path:.*}"),
     ("GET", "/health"),

@@ -63,3 +63,15 @@ class DeviceReleaseTooSoon(ZenzefiError):
             headers={"Retry-After": str(retry_after_s)},
             retry_after=retry_after_s,
         )
+
+
+class BundleNotFound(NotFound):
+    """There is no such bundle"""
+
+    code = "bundle_not_found"
+
+
+class BundleNameTaken(Conflict):
+    """Another bundle on offer has this name"""
+
+    code = "bundle_name_taken"

@@ -47,23 +47,28 @@ _UPDATE_HASH: Final = (
 _LAST_UUID: Final = UUID("ffffffff-ffff-ffff-ffff-ffffffffffff")
 
 
-async def insert_token(conn: Connection, *, token: AccessToken, purchase_transaction_id: UUID) -> None:
-    """Store a token that was just paid for; it has neither clock nor end."""
-    await conn.execute(
+async def insert_tokens(conn: Connection, *, tokens: Sequence[AccessToken], purchase_transaction_id: UUID) -> None:
+    """Store tokens that were just paid for by one transaction; they have neither clock nor end."""
+    await conn.executemany(
         """
         INSERT INTO access_tokens
             (id, user_id, token_hash, token_hint, duration_hours, scope, price, purchase_transaction_id, created_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
         """,
-        token.token_id,
-        token.user_id,
-        token.token_hash,
-        token.token_hint,
-        token.duration_hours,
-        token.scope,
-        token.price,
-        purchase_transaction_id,
-        token.created_at,
+        [
+            (
+                token.token_id,
+                token.user_id,
+                token.token_hash,
+                token.token_hint,
+                token.duration_hours,
+                token.scope,
+                token.price,
+                purchase_transaction_id,
+                token.created_at,
+            )
+            for token in tokens
+        ],
     )
 
 

@@ -5,6 +5,7 @@ from uuid import UUID
 from aiohttp import web
 
 from zenzefi.access import service
+from zenzefi.access.bundle_routes import BUNDLE_ROUTES
 from zenzefi.access.errors import TokenNotFound
 from zenzefi.access.schemas import (
     DeviceReleaseSchema,
@@ -127,4 +128,5 @@ ROUTES = (
     web.delete("/api/v1/tokens/{token_id}", delete_token),
     web.post("/api/v1/tokens/{token_id}/rotate", post_rotate),
     web.post("/api/v1/tokens/{token_id}/release-device", post_release_device),
+    *BUNDLE_ROUTES,
 )

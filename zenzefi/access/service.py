@@ -4,7 +4,6 @@ Activation, refund, rotation and expiry of one token race each other; its row's 
 second decides by what the first one wrote. Locks are taken in the order token, wallet.
 """
 
-import secrets
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -13,6 +12,7 @@ from uuid import UUID
 from zenzefi.access import lifecycle, queries, revocation, scopes, token_format
 from zenzefi.access.endings import refund, resume_tokens, revoke, suspend_tokens
 from zenzefi.access.errors import TokenRejected
+from zenzefi.access.issuing import issue, new_token_string
 from zenzefi.access.models import AccessToken, IssuedToken, TokenGrant, terms_of
 from zenzefi.access.pricing import price_of
 from zenzefi.audit import service as audit
@@ -70,25 +70,11 @@ async def purchase(
         transaction_id=transaction_id,
         now=now,
     )
-    token_string = _new_token_string()
-    token = AccessToken(
-        token_id=ctx.new_id(),
-        user_id=user_id,
-        token_hash=token_format.hash_token(token_string),
-        token_hint=token_format.hint_of(token_string),
-        duration_hours=duration_hours,
-        scope=scope,
-        price=price,
-        created_at=now,
-        activated_at=None,
-        expires_at=None,
-        ended_at=None,
-        end_reason=None,
-        device_released_at=None,
-    )
-    await queries.insert_token(conn, token=token, purchase_transaction_id=transaction_id)
+    issued = issue(ctx, user_id=user_id, duration_hours=duration_hours, scope=scope, price=price, now=now)
+    token = issued.token
+    await queries.insert_tokens(conn, tokens=[token], purchase_transaction_id=transaction_id)
     await _record(conn, ctx, actor=actor, action="token.purchase", token_id=token.token_id, after=terms_of(token))
-    return IssuedToken(token=token, token_string=token_string)
+    return issued
 
 
 async def list_tokens(
@@ -140,7 +126,7 @@ async def rotate(ctx: Context, *, actor: Actor, user_id: UUID, token_id: UUID) -
         TokenNotFound: there is none, or it is another user's.
         TokenEnded: it has ended or expired.
     """
-    token_string = _new_token_string()
+    token_string = new_token_string()
     token_hash, token_hint = token_format.hash_token(token_string), token_format.hint_of(token_string)
     async with ctx.transaction() as conn:
         old = await queries.lock_token(conn, token_id=token_id, user_id=user_id)
@@ -258,10 +244,6 @@ async def _find_activated(conn: Connection, *, token_id: UUID, ctx: Context) -> 
     if grant is None or grant.activated_at is None:
         raise TokenRejected
     return grant
-
-
-def _new_token_string() -> str:
-    return token_format.mint(secrets.token_bytes(token_format.SECRET_BYTES))
 
 
 async def _record(

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Final
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, ValidationError, fields
 
 from zenzefi.access.models import AccessToken
 from zenzefi.access.schemas import TokenQuerySchema, TokenSchema, token_json
@@ -12,13 +12,11 @@ from zenzefi.accounts.schemas import UserSchema
 from zenzefi.audit.models import ActorKind
 from zenzefi.errors import JsonObject
 from zenzefi.wallet.models import MAX_BALANCE
-from zenzefi.web.fields import Flag, Money, Text, Timestamp
+from zenzefi.web.fields import Flag, Line, Money, Text, Timestamp
 from zenzefi.web.paging import PageQuerySchema
 
 _MAX_ACTION_CHARS: Final = 64
 _MAX_REASON_CHARS: Final = 500
-# One line that is not blank.
-_SOME_TEXT: Final = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
 
 
 class RateLimitSchema(Schema):
@@ -72,11 +70,9 @@ class AdjustmentSchema(Schema):
         validate=_require_an_amount,
         metadata={"description": "above 0 gives, below 0 takes", "example": "-18.00"},
     )
-    reason = Text(
+    reason = Line(
         required=True,
-        min_length=1,
         max_length=_MAX_REASON_CHARS,
-        validate=validate.Regexp(_SOME_TEXT, error="Say why, without control characters."),
         metadata={"description": "Why; the wallet's owner sees it in the history"},
     )
 

@@ -12,6 +12,9 @@ from zenzefi.web.responses import format_time
 
 _BAD_MONEY = 'Give an amount with at most two decimals, such as "18.00".'
 _BAD_TIME = "Give a time in RFC 3339, such as 2026-01-31T12:00:00Z."
+_BAD_WORDS = "Must hold some text, and no control characters."
+_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+_WORDS = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
 _MONEY = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,2})?")
 
 
@@ -24,6 +27,19 @@ class Text(fields.String):
         extra = kwargs.pop("validate", ())
         validators = [length, *(extra if isinstance(extra, list | tuple) else (extra,))]
         super().__init__(validate=validators, **kwargs)
+
+
+class Line(Text):
+    """One line of text without the blanks around it, and without control characters; blank only where it may be."""
+
+    def __init__(self, *, max_length: int, may_be_blank: bool = False, **kwargs: Any) -> None:
+        """Take the greatest length, in characters."""
+        pattern, error = (_LINE, "Must not hold control characters.") if may_be_blank else (_WORDS, _BAD_WORDS)
+        super().__init__(max_length=max_length, validate=validate.Regexp(pattern, error=error), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> str:
+        text: str = super()._deserialize(value, attr, data, **kwargs)
+        return text.strip(" ")
 
 
 class WholeNumber(fields.Integer):
