@@ -1,5 +1,6 @@
 """Metrics: what is counted is shown, escaped, bounded, and outlives the processes that counted it."""
 
+import inspect
 import os
 import signal
 import subprocess
@@ -84,10 +85,19 @@ def test_buckets_count_all_values_up_to_their_bound(values: list[float]) -> None
     assert bisect_left(bounds, 0.0) == 1, "a bound belongs to its own bucket"
 
 
+def declare() -> Registry:
+    registry = Registry()
+    registry.counter("hits_total", "Hits", Label("method", ["GET"]))
+    registry.gauge("size", "Size")
+    registry.histogram("seconds", "Seconds", bounds=(1.0,))
+    return registry
+
+
 # Another process with the same metrics: counts, says so, and lives until it is killed.
-_PROCESS = """
+_PROCESS = f"""
 import sys
-from tests.infra.test_metrics import declare
+from zenzefi.infra.metrics import Label, Registry
+{inspect.getsource(declare)}
 registry = declare()
 registry.share(int(sys.argv[1]))
 registry.metrics["hits_total"].labels("GET").inc(int(sys.argv[2]))
@@ -96,14 +106,6 @@ registry.metrics["seconds"].labels().observe(0.5)
 print("counted", flush=True)
 sys.stdin.read()
 """
-
-
-def declare() -> Registry:
-    registry = Registry()
-    registry.counter("hits_total", "Hits", Label("method", ["GET"]))
-    registry.gauge("size", "Size")
-    registry.histogram("seconds", "Seconds", bounds=(1.0,))
-    return registry
 
 
 def start_process(shared: int, hits: int) -> "subprocess.Popen[bytes]":
@@ -181,3 +183,20 @@ def test_names_of_the_product_follow_the_conventions() -> None:
         assert metric.text, name
         assert not metric.bounds or name.endswith("_seconds"), name
         assert len(metric.bounds) <= 11, name
+
+
+def test_a_process_without_an_area_of_its_own_still_tells_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = make_shared_file(1)
+    first = start_process(shared, 7)
+    registry = declare()
+    with monkeypatch.context() as patched:
+        patched.setattr("zenzefi.infra.cells.fcntl.lockf", _refuse)
+        registry.share(shared)
+    registry.metrics["hits_total"].labels("GET").inc(100)  # type: ignore[union-attr]
+    assert total(parse(text_of(registry)), "hits_total") == 7
+    end_process(first)
+    os.close(shared)
+
+
+def _refuse(*_: object) -> None:
+    raise BlockingIOError

@@ -115,6 +115,7 @@ async def test_totals_are_what_was_sent_whichever_process_answers_and_through_re
     assert shrunk == []
     assert {"zenzefi_build_info", "zenzefi_db_pool_connections", "zenzefi_upstream_breaker_state"} <= names
     assert total(last, "zenzefi_token_checks_total", outcome="usable") == sent
+    assert total(last, "zenzefi_metering_flushes_total", outcome="stored") > 0
 
 
 async def test_hostile_clients_add_no_series_and_see_no_metrics(served: Served) -> None:

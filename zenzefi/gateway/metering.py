@@ -66,6 +66,7 @@ class Meter:
         self._refusals = 0
         self._lost_requests = 0
         self._flushing = asyncio.Lock()
+        METERING_BACKLOG.labels().set(0)
 
     def count(self, stream: OpenStream) -> None:
         """Count a request that has ended, and its bytes that are not counted yet."""

@@ -35,6 +35,7 @@ from zenzefi.infra.instruments import DEVICE_CONFLICTS, OPEN_STREAMS, TOKEN_CHEC
 from zenzefi.ratelimit.errors import LimitUnknown, RateLimitExceeded
 
 _USABLE, _UNUSABLE, _MALFORMED, _UNKNOWN = map(TOKEN_CHECKS.labels, ("usable", "unusable", "malformed", "unknown"))
+_OPEN_STREAMS = OPEN_STREAMS.labels()
 
 LAST_FLUSH_S: Final = 5.0  # what a process that stops waits for the database to take its last counters
 
@@ -142,8 +143,7 @@ def follow(
     """Keep an admitted request among the open streams while it runs, and count it at its end."""
     stream = OpenStream(admission, ip=ip, user_agent=user_agent)
     gateway.streams.open(stream)
-    open_streams = OPEN_STREAMS.labels()
-    open_streams.inc()
+    _OPEN_STREAMS.inc()
     try:
         yield stream
     except asyncio.CancelledError:
@@ -151,7 +151,7 @@ def follow(
             stream.outcome = Outcome.ABORTED
         raise
     finally:
-        open_streams.inc(-1)
+        _OPEN_STREAMS.inc(-1)
         gateway.streams.close(stream)
         gateway.meter.count(stream)
 

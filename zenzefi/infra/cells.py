@@ -23,6 +23,7 @@ from typing import Final
 AREA_BYTES: Final = 512 * 1024
 # Beside each process there may be a few that drain: one per rolling restart within the time that a drain may take.
 _AREAS_PER_PROCESS: Final = 4
+_MORE_AREAS: Final = 12
 _CELL: Final = 8
 # struct flock of 64-bit Linux: type, whence, start, length, pid.
 _FLOCK: Final = struct.Struct("hhqqi4x")
@@ -89,8 +90,8 @@ class SharedAreas:
         self._memory = memoryview(mmap.mmap(descriptor, 0))
         self._held: int | None = None
 
-    def take(self) -> tuple[int, Area]:
-        """Hold a free area until this process ends; its number, and what its holders before left in it.
+    def take(self) -> Area:
+        """Hold a free area, with what its holders before left in it, until this process ends.
 
         Raises:
             BlockingIOError: all are held.
@@ -98,12 +99,12 @@ class SharedAreas:
         for number in range(len(self._memory) // AREA_BYTES):
             try:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-            except OSError:
+            except (BlockingIOError, PermissionError):
                 continue
             self._held = number
             area = self._area(number)
             area.cells[0] = area.cells[0] or 1.0  # it was held, if only for this cell
-            return number, area
+            return area
         raise BlockingIOError("no area is free")
 
     def read(self) -> Iterator[tuple[int, bool, Area]]:
@@ -126,7 +127,7 @@ class SharedAreas:
 def make_shared_file(processes: int) -> int:
     """An anonymous file in memory with areas for so many processes and their successors; its descriptor."""
     descriptor = os.memfd_create("zenzefi-metrics")
-    os.ftruncate(descriptor, processes * _AREAS_PER_PROCESS * AREA_BYTES)
+    os.ftruncate(descriptor, (processes * _AREAS_PER_PROCESS + _MORE_AREAS) * AREA_BYTES)
     return descriptor
 
 

@@ -201,9 +201,9 @@ class Registry:
 
     def share(self, descriptor: int) -> None:
         """Count into memory that is shared with other processes from now on; see cells.make_shared_file."""
-        shared = SharedAreas(descriptor)
+        self._shared = shared = SharedAreas(descriptor)
         try:
-            _, area = shared.take()
+            area = shared.take()
         except BlockingIOError:
             # There are several times as many as processes; to serve without counting is better than not to serve.
             log.error("metrics_not_shared", reason="all areas are held")  # noqa: TRY400  the reason says all
@@ -213,7 +213,7 @@ class Registry:
                 start = area.place(key, 1)
                 assert start is not None
                 area.cells[start] = math.nan
-        self._shared, self._area = shared, area
+        self._area = area
         for metric in self.metrics.values():
             for values, child in metric.children.items():
                 self._move(metric, values, child)
