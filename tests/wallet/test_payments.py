@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,13 +14,15 @@ import pytest
 
 from tests.support.inprocess import run_app
 from tests.support.people import Person, register
+from tests.wallet.ledger import credit, debit
 from tests.wallet.payments import PURCHASE, RETURN_URL, begin, buy, deliver, look, report_of
 from zenzefi.context import Context
 from zenzefi.settings import Environment, PaymentProviderName
 from zenzefi.wallet import service
 from zenzefi.wallet.models import MAX_BALANCE
-from zenzefi.wallet.payment_models import PaymentStatus
+from zenzefi.wallet.payment_models import Payment, PaymentStatus
 from zenzefi.wallet.payments import is_allowed_return_url
+from zenzefi.wallet.providers.mock import MockProvider
 
 
 async def test_payment_begins_pending_and_ends_credited(
@@ -133,8 +136,6 @@ async def test_one_payment_of_the_provider_pays_for_one_of_ours(
 async def test_full_wallet_leaves_the_payment_to_be_delivered_again(
     person: Person, ctx: Context, client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tests.wallet.ledger import credit, debit
-
     user_id = UUID(person.user_id)
     payment = await begin(ctx, user_id)
     await credit(ctx, user_id, MAX_BALANCE)
@@ -167,6 +168,26 @@ async def test_parallel_repetitions_are_one_payment(person: Person, ctx: Context
     async with ctx.connection() as conn:
         query = "SELECT count(*) FROM payments WHERE user_id = $1"
         assert await conn.fetchval(query, UUID(person.user_id)) == 1
+
+
+async def test_repetition_takes_over_from_a_request_that_died(
+    person: Person, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(_provider: MockProvider, _payment: Payment) -> None:
+        raise asyncio.CancelledError  # what a killed process does: nothing more
+
+    key, user_id = uuid4().hex, UUID(person.user_id)
+    with monkeypatch.context() as patch, suppress(aiohttp.ClientError):
+        patch.setattr(MockProvider, "open", die)
+        await buy(person, **{"Idempotency-Key": key})
+    status, problem = await buy(person, **{"Idempotency-Key": key})
+    assert (status, problem["code"], problem["retry_after"]) == (409, "idempotency_in_progress", 2)
+    async with ctx.connection() as conn:
+        query = "UPDATE payments SET opening_until = $2 WHERE user_id = $1 AND opening_until > $2"
+        assert await conn.execute(query, user_id, ctx.now()) == "UPDATE 1"
+    assert (await buy(person, **{"Idempotency-Key": key}))[0] == 201
+    async with ctx.connection() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM payments WHERE user_id = $1", user_id) == 1
 
 
 @pytest.mark.parametrize(
