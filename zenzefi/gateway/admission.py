@@ -75,6 +75,7 @@ class Admissions:
         No I/O within a second of the last confirmation; else one call of Redis; else PostgreSQL.
 
         Raises:
+            RateLimitExceeded: the lease is free, and the token's limit reached.
             DatabaseUnavailable: only PostgreSQL could know, and it is away.
         """
         while True:
@@ -190,6 +191,8 @@ class Admissions:
     async def _lease(self, grant: TokenGrant, device: Device, known: Recollection | None) -> int:
         """For how long another device holds the token; 0 when this one holds it now."""
         if known is None or known.holder is None:
+            if self._limiter is not None:  # a request that is refused must not keep other devices out
+                await self._limiter.require_room(token_subject(grant.token_hash))
             return await devices.take_lease(self._ctx, grant=grant, device=device)
         return known.lease_ms if known.holder.device_hash != device.device_hash else 0
 

@@ -113,13 +113,29 @@ class ClassLimiter:
         except RedisUnavailable:
             log.info("ratelimit_not_forgiven", limit_class=self.limit_class)
 
+    async def require_room(self, name: str) -> None:
+        """Refuse what ``admit`` would refuse, and charge nothing; without Redis it is for ``admit`` to say.
+
+        Raises:
+            RateLimitExceeded: the limit is reached.
+        """
+        subject = self._subjects.get(name)
+        if subject is not None and subject.has_permits(self._monotonic()):
+            return
+        try:
+            charge = await self.look(name)
+        except RedisUnavailable:
+            return
+        if charge.free == 0:
+            raise RateLimitExceeded(self.limit_class, self.policy, retry_after_s=charge.retry_after_s)
+
     async def look(self, name: str) -> Charge:
         """What is left to a subject, without asking for any of it.
 
         Raises:
             RedisUnavailable: nobody can know now.
         """
-        request = ChargeRequest(limit=self.policy.limit, window_us=self._window_us)
+        request = ChargeRequest(limit=self.policy.limit, window_us=self._window_us, least=1)
         key = ring_key(self.limit_class, name)
         return Charge.parse(await self._redis.eval(CHARGE, [key], request.arguments()))
 
@@ -163,7 +179,7 @@ class ClassLimiter:
         try:
             await asyncio.sleep(0)  # let the others of this turn of the event loop be counted as waiting
             sent_at = self._monotonic()
-            if subject.permits and sent_at < subject.spend_by:
+            if subject.has_permits(sent_at):
                 return True  # they came with another call
             request = subject.request(sent_at)
             reply = await self._redis.eval(CHARGE, [subject.key], request.arguments())

@@ -99,6 +99,10 @@ class Subject:
         self.waiting = 0  # requests that wait for a permit now
         self.charging: asyncio.Task[bool] | None = None
 
+    def has_permits(self, now: float) -> bool:
+        """Whether the next request is admitted without asking."""
+        return self.permits > 0 and now < self.spend_by
+
     def spend(self, now: float) -> Decision | None:
         """Admit one request from the lease; None when Redis has to be asked.
 
@@ -146,7 +150,7 @@ class Subject:
         """Whether to ask along with a call that is made anyway: then the next one is spared."""
         if self.charging is not None or now < self.denied_until:
             return False
-        return not self.permits or now > self.spend_by - self.terms.lease_s / 2
+        return not self.has_permits(now + self.terms.lease_s / 2)
 
     def request(self, now: float) -> ChargeRequest:
         """What to ask of the ring now: a portion, or a permit for each who waits.
@@ -199,7 +203,7 @@ class Subject:
         if charge.admitted:
             # The ring's time lies after the sending, so a permit that is spent by then is spent within the lease.
             # Permits of an answer that came just before are kept, but not for longer than those were good for.
-            kept = self.permits if now < self.spend_by else 0
+            kept = self.permits if self.has_permits(now) else 0
             spend_by = sent_at + self.terms.lease_s
             self.spend_by = min(self.spend_by, spend_by) if kept else spend_by
             self.permits = kept + charge.admitted
