@@ -20,5 +20,6 @@ def schedule(settings: Settings) -> list[CronJob]:
         minutely(Job.HEAL_PAYMENTS, wallet.heal_payments, second=45),
         hourly(Job.PURGE_IDEMPOTENCY_KEYS, database.purge_idempotency_keys, minute=7),
         hourly(Job.PURGE_EXPIRED_LOGINS, accounts.purge_expired_logins, minute=22),
+        daily(Job.INSPECT_LEDGER, wallet.inspect_ledger, hour=2, minute=52),
         daily(Job.MAKE_PARTITIONS, database.make_partitions, hour=3, minute=37, run_at_startup=True),
     ]

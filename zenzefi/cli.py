@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 import zenzefi
+from zenzefi import cli_operations
 from zenzefi.errors import Invalid, ZenzefiError
 from zenzefi.settings import Settings, SettingsError
 
@@ -59,6 +60,10 @@ def _explain(error: Exception) -> str:
 @click.version_option(zenzefi.__version__, prog_name="zenzefi")
 def main() -> None:
     """A prepaid, time-boxed HTTP access gateway. Its settings are environment variables; see README.md."""
+
+
+for _group in (cli_operations.ledger, cli_operations.user, cli_operations.token):
+    main.add_command(_group)
 
 
 @main.group()

@@ -15,4 +15,5 @@ class Job(StrEnum):
     HEAL_PAYMENTS = "heal_payments"
     PURGE_IDEMPOTENCY_KEYS = "purge_idempotency_keys"
     PURGE_EXPIRED_LOGINS = "purge_expired_logins"
+    INSPECT_LEDGER = "inspect_ledger"
     MAKE_PARTITIONS = "make_partitions"

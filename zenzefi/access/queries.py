@@ -101,6 +101,12 @@ async def lock_token_of_anybody(conn: Connection, *, token_id: UUID) -> AccessTo
     return _token_or_not_found(await conn.fetchrow(_SELECT_TOKEN + "WHERE id = $1 FOR NO KEY UPDATE", token_id))
 
 
+async def find_token(conn: Connection, *, token_id: UUID | None, token_hash: bytes | None) -> AccessToken | None:
+    """The token, whoever owns it, by its id or by the hash of its string."""
+    row = await conn.fetchrow(_SELECT_TOKEN + "WHERE id = $1 OR token_hash = $2", token_id, token_hash)
+    return None if row is None else _token(row)
+
+
 async def select_tokens_of_anybody(
     conn: Connection, *, user_id: UUID | None, open_only: bool, before: UUID | None, limit: int, now: datetime
 ) -> list[AccessToken]:

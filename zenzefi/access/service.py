@@ -5,13 +5,14 @@ second decides by what the first one wrote. Locks are taken in the order token, 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from zenzefi.access import lifecycle, queries, revocation, scopes, token_format
 from zenzefi.access.endings import refund, resume_tokens, revoke, suspend_tokens
-from zenzefi.access.errors import TokenRejected
+from zenzefi.access.errors import TokenNotFound, TokenRejected
 from zenzefi.access.issuing import issue, new_token_string
 from zenzefi.access.models import AccessToken, IssuedToken, TokenGrant, terms_of
 from zenzefi.access.pricing import price_of
@@ -29,6 +30,7 @@ __all__ = [
     "end_expired_tokens",
     "find_grant",
     "find_grants",
+    "find_token",
     "find_token_hash",
     "get_token",
     "list_all_tokens",
@@ -105,6 +107,25 @@ async def list_all_tokens(
         )
     page = tokens[:limit]
     return page, page[-1].token_id if len(tokens) > limit else None
+
+
+async def find_token(ctx: Context, *, reference: str) -> AccessToken:
+    """Anybody's token by its id or its string: for superusers and operators.
+
+    Raises:
+        TokenNotFound: there is none.
+    """
+    token_id, token_hash = None, None
+    if token_format.is_well_formed(reference):
+        token_hash = token_format.hash_token(reference)
+    else:
+        with suppress(ValueError):
+            token_id = UUID(reference)
+    async with ctx.connection() as conn:
+        token = await queries.find_token(conn, token_id=token_id, token_hash=token_hash)
+    if token is None:
+        raise TokenNotFound("No token has this id or this string.")
+    return token
 
 
 async def get_token(ctx: Context, *, user_id: UUID, token_id: UUID) -> AccessToken:

@@ -51,6 +51,27 @@ async def list_users(
     return page, page[-1].id if len(users) > limit else None
 
 
+async def get_user(ctx: Context, *, reference: str) -> User:
+    """A user by id, e-mail address or username.
+
+    Raises:
+        NotFound: there is none.
+    """
+    try:
+        # A username may have the form of an id, namely of somebody else's: an id is nothing else.
+        user_id = UUID(reference)
+    except ValueError:
+        user_id = None
+    async with ctx.connection() as conn:
+        if user_id is not None:
+            user = await moderation_queries.find_user(conn, user_id=user_id)
+        else:
+            user = await moderation_queries.find_user_by_name(conn, name=reference.strip().lower())
+    if user is None:
+        raise NotFound(f"No user has the id, e-mail address or username {reference!r}.")
+    return user
+
+
 async def update_flags(ctx: Context, *, superuser_id: UUID, user_id: UUID, changes: FlagChanges, actor: Actor) -> User:
     """Ban or welcome back a user, make them a superuser or an ordinary user. A ban ends all their logins at once.
 

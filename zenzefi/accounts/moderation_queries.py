@@ -4,6 +4,8 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+import asyncpg
+
 from zenzefi.accounts.models import User
 from zenzefi.infra.db import Connection
 
@@ -38,6 +40,16 @@ async def select_users(
         select, arguments = _WITH_FOUND, (before, limit, prefix, prefix + _ABOVE_ASCII)
     rows = await conn.fetch(select + "WHERE id < $1" + _HAS_STATE[is_active] + " ORDER BY id DESC LIMIT $2", *arguments)
     return [User(**dict(row)) for row in rows]
+
+
+async def find_user(conn: Connection, *, user_id: UUID) -> User | None:
+    """A user by id."""
+    return _user_or_none(await conn.fetchrow(_SELECT_USER + "WHERE id = $1", user_id))
+
+
+async def find_user_by_name(conn: Connection, *, name: str) -> User | None:
+    """A user by e-mail address or username, in lower case; an address has an @ and a username has none."""
+    return _user_or_none(await conn.fetchrow(_SELECT_USER + "WHERE email = $1 OR lower(username) = $1", name))
 
 
 async def lock_users(conn: Connection, *, user_ids: set[UUID]) -> dict[UUID, User]:
@@ -79,3 +91,7 @@ async def end_logins(conn: Connection, *, user_id: UUID, now: datetime) -> list[
         now,
     )
     return [row["id"] for row in rows]
+
+
+def _user_or_none(row: asyncpg.Record | None) -> User | None:
+    return None if row is None else User(**dict(row))

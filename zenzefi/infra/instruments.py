@@ -135,6 +135,13 @@ DB_MAX_CONNECTIONS: Final = REGISTRY.gauge(
     "zenzefi_db_pool_max_connections", "How many connections the database pool may have"
 )
 
+LEDGER_IMBALANCE: Final = REGISTRY.gauge(
+    "zenzefi_ledger_imbalance_znc", "The sum of all postings at this worker's last nightly look, which is 0"
+)
+LEDGER_FAULTS: Final = REGISTRY.gauge(
+    "zenzefi_ledger_faults", "Places where a rule of the ledger did not hold at this worker's last nightly look"
+)
+
 JOBS: Final = REGISTRY.counter(
     "zenzefi_jobs_total",
     "Runs of jobs, by what came of them; a deferred one is tried again",

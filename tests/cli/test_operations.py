@@ -1,0 +1,124 @@
+"""The operators' commands: what they show, what they change, and that the audit log says it was an operator."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.admin.superusers import audit_rows
+from tests.cli.conftest import Finished, RunCli, assert_one_clear_line
+from tests.support.people import Person
+from tests.support.servers import Cluster
+from zenzefi.context import Context
+
+Run = Callable[..., "asyncio.Future[Finished]"]
+
+
+@pytest.fixture
+def run(run_cli: RunCli, env: dict[str, str]) -> Run:
+    """`await run("user", "show", "ada")`, beside the application of this process."""
+
+    def start(*arguments: str, typed: str = "") -> "asyncio.Future[Finished]":
+        return asyncio.ensure_future(asyncio.to_thread(run_cli, *arguments, env=env, typed=typed))
+
+    return start
+
+
+async def test_a_user_is_shown_and_credited(ctx: Context, run: Run, person: Person) -> None:
+    credited = await run("user", "credit", person.email.upper(), "12.50", "--reason", "an outage")
+    assert credited.returncode == 0, credited.stderr
+    assert credited.stdout.startswith(f"{person.username} has 12.50 ZNC now (transaction ")
+    assert await person.balance() == "12.50"
+    (entry,) = (await person.get("/api/v1/currency/transactions"))["items"]
+    assert (entry["transaction_type"], entry["description"]) == ("adjustment", "an outage")
+    (row,) = await audit_rows(ctx, action="wallet.adjust", resource_id=person.user_id)
+    assert (row["actor_kind"], row["actor_user_id"]) == ("operator", None)
+    by_name, by_id = await asyncio.gather(
+        run("user", "show", person.username.upper(), "--json"), run("user", "show", person.user_id)
+    )
+    shown = json.loads(by_name.stdout)
+    assert (shown["id"], shown["email"], shown["balance"]) == (person.user_id, person.email, "12.50")
+    assert "password" not in by_name.stdout
+    assert f"balance        {shown['balance']}" in by_id.stdout
+
+
+async def test_an_id_means_its_user_and_not_a_username_of_the_same_form(ctx: Context, run: Run, person: Person) -> None:
+    async with ctx.transaction() as conn:
+        await conn.execute(
+            """
+            INSERT INTO users (id, email, username, password_hash, referral_code, created_at, updated_at)
+            VALUES ($1, $2, $3, '-', $2, now(), now())
+            """,
+            ctx.new_id(),
+            f"{uuid4().hex}@example.com",
+            person.user_id,
+        )
+    shown = await run("user", "show", person.user_id, "--json")
+    assert json.loads(shown.stdout)["username"] == person.username
+
+
+async def test_a_token_is_inspected_and_revoked(ctx: Context, run: Run, person: Person) -> None:
+    await person.top_up("19.00")
+    bought, unused = await person.buy_token(24), await person.buy_token(1)
+    inspected = await run("token", "inspect", "-", "--json", typed=bought["token"] + "\n")
+    shown = json.loads(inspected.stdout)
+    assert (shown["id"], shown["user_id"], shown["end_reason"]) == (bought["id"], person.user_id, None)
+    assert bought["token"] not in inspected.stdout
+    revoked, refunded = await asyncio.gather(
+        run("token", "revoke", bought["id"]), run("token", "revoke", unused["id"], "--refund")
+    )
+    assert revoked.stdout == "The token has ended; 0.00 ZNC went back to its owner.\n", revoked.stderr
+    assert refunded.stdout == "The token has ended; 1.00 ZNC went back to its owner.\n", refunded.stderr
+    assert await person.balance() == "1.00"
+    again = await run("token", "revoke", bought["id"])
+    assert_one_clear_line(again, "was revoked")
+    (row,) = await audit_rows(ctx, action="token.revoke", resource_id=bought["id"])
+    assert row["actor_kind"] == "operator"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "returncode", "part"),
+    [
+        (("user", "show", "nobody-of-this-name"), 1, "nobody-of-this-name"),
+        (("user", "credit", str(UUID(int=1)), "1.00", "--reason", "x"), 1, str(UUID(int=1))),
+        (("user", "credit", "ada", "1.001", "--reason", "x"), 2, "two decimals"),
+        (("user", "credit", "ada", "1.00", "--reason", " "), 2, "say why"),
+        (("token", "revoke", str(UUID(int=1))), 1, "No token"),
+    ],
+)
+async def test_what_cannot_be_is_told(run: Run, arguments: tuple[str, ...], returncode: int, part: str) -> None:
+    finished = await run(*arguments)
+    assert (finished.returncode, finished.stdout) == (returncode, "")
+    assert part in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+async def test_the_ledger_is_verified_and_a_fault_is_exit_code_1(
+    ctx: Context, run: Run, run_cli: RunCli, env: dict[str, str], person: Person, cluster: Cluster, fresh_database: str
+) -> None:
+    await person.top_up("5.00")
+    sound = await run("ledger", "verify")
+    assert (sound.returncode, sound.stdout.startswith("sound: ")) == (0, True), sound
+    connection = await cluster.connect(fresh_database)
+    await connection.execute("SET session_replication_role = replica")
+    account = UUID(int=7)
+    await connection.execute(
+        """
+        INSERT INTO ledger_accounts (id, kind, user_id, balance, entry_count, created_at)
+        VALUES ($1, 'wallet', $1, 5, 0, now())
+        """,
+        account,
+    )
+    await connection.close()
+    broken = env | {"POSTGRES_DB": fresh_database}
+    text, document = await asyncio.gather(
+        asyncio.to_thread(run_cli, "ledger", "verify", env=broken),
+        asyncio.to_thread(run_cli, "ledger", "verify", "--json", env=broken),
+    )
+    assert (text.returncode, document.returncode) == (1, 1), text.stderr
+    assert f"wallets_equal_their_postings\t{account}\t" in text.stdout
+    assert "NOT SOUND, 1 faults" in text.stdout
+    report = json.loads(document.stdout)
+    assert (report["sound"], report["faults"][0]["subject"]) == (False, str(account))
