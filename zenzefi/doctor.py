@@ -4,20 +4,22 @@ import asyncio
 import resource
 import time
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
 import asyncpg
 from aiohttp import http_parser
-from redis.exceptions import RedisError
+from redis.asyncio import Redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
+from redis.exceptions import RedisError, ResponseError
 
 from zenzefi.errors import DatabaseUnavailable
 from zenzefi.health.probes import probe_upstream
 from zenzefi.infra import migrations
 from zenzefi.infra.db import Connection, open_database
 from zenzefi.infra.http import open_upstream
-from zenzefi.infra.redis import plain_client
+from zenzefi.infra.redis import plain_client, queue_client
 from zenzefi.infra.storage import Storage, StorageError
 from zenzefi.jobs import WORKER_KEY_PREFIX
 from zenzefi.settings import WELL_KNOWN_SECRETS, Settings, SettingsError
@@ -58,7 +60,11 @@ async def examine(environ: Mapping[str, str] | None = None) -> list[Finding]:
     except SettingsError as error:
         return [_fail("settings", str(error), "Correct the variable; README.md lists them all."), *machine]
     groups = await asyncio.gather(
-        _check_postgres(settings), _check_redis(settings), _check_storage(settings), _check_upstream(settings)
+        _check_postgres(settings),
+        _check_redis(settings),
+        _check_queue(settings),
+        _check_storage(settings),
+        _check_upstream(settings),
     )
     return [*_check_settings(settings), *(finding for group in groups for finding in group), *machine]
 
@@ -150,30 +156,65 @@ async def _check_redis(settings: Settings) -> list[Finding]:
     try:
         async with aclosing(plain_client(settings)) as client:
             info = await client.info()
-            worker = [key async for key in client.scan_iter(match=f"{WORKER_KEY_PREFIX}*", count=_SCAN_COUNT)]
+            cluster = await _check_cluster(client, found=bool(info.get("cluster_enabled")), wanted=settings.redis_cluster)
     except (RedisError, OSError) as error:
         address = f"{settings.redis_host}:{settings.redis_port}"
         return [_fail("redis", f"{address}: {error}", "Start it, or correct the REDIS_… variables.")]
+    return [_ok("redis", _version(info)), *cluster, _check_eviction("redis eviction", info)]
+
+
+async def _check_cluster(client: "Redis", *, found: bool, wanted: bool) -> list[Finding]:
+    if found != wanted:
+        detail = "REDIS_HOST is a node of a cluster" if found else "REDIS_HOST is no node of a cluster"
+        return [_fail("redis cluster", detail, f"Set REDIS_CLUSTER={str(found).lower()}, or name another server.")]
+    if not found:
+        return []
+    state = await client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
+    served = int(state["cluster_slots_ok"])
+    if state["cluster_state"] != "ok" or served < REDIS_CLUSTER_HASH_SLOTS:
+        detail = f"{served} of {REDIS_CLUSTER_HASH_SLOTS} slots are served"
+        return [_fail("redis cluster", detail, "CLUSTER NODES says which nodes are lost or which slots have none.")]
+    with suppress(ResponseError):  # where a provider forbids CONFIG, nobody can know
+        if (await client.config_get("cluster-require-full-coverage")).get("cluster-require-full-coverage") == "yes":
+            detail = "one lost node stops all others (cluster-require-full-coverage)"
+            fix = "CONFIG SET cluster-require-full-coverage no on every node, and in its configuration file."
+            return [_warn("redis cluster", detail, fix)]
+    return [_ok("redis cluster", f"{state['cluster_size']} nodes with slots")]
+
+
+async def _check_queue(settings: Settings) -> list[Finding]:
+    try:
+        async with aclosing(queue_client(settings)) as client:
+            info = await client.info()
+            worker = [key async for key in client.scan_iter(match=f"{WORKER_KEY_PREFIX}*", count=_SCAN_COUNT)]
+    except (RedisError, OSError) as error:
+        address = f"{settings.queue_redis_host}:{settings.queue_redis_port}"
+        fix = "Start it, or correct the QUEUE_REDIS_… variables, whose defaults are those of REDIS_…."
+        return [_fail("job queue", f"{address}: {error}", fix)]
     return [
-        _ok("redis", f"version {info.get('valkey_version') or info.get('redis_version')}"),
-        _check_eviction(info),
+        _ok("job queue", _version(info)),
+        _check_eviction("job queue eviction", info),
         _check_persistence(info),
         _check_workers(len(worker)),
     ]
 
 
-def _check_eviction(info: Mapping[str, object]) -> Finding:
+def _version(info: Mapping[str, object]) -> str:
+    return f"version {info.get('valkey_version') or info.get('redis_version')}"
+
+
+def _check_eviction(name: str, info: Mapping[str, object]) -> Finding:
     policy = str(info.get("maxmemory_policy"))
     if policy == "noeviction":
-        return _ok("redis eviction", policy)
+        return _ok(name, policy)
     detail = f"maxmemory-policy is {policy}: queued jobs, device leases and revocations may vanish"
-    return _fail("redis eviction", detail, "CONFIG SET maxmemory-policy noeviction, and in its configuration file.")
+    return _fail(name, detail, "CONFIG SET maxmemory-policy noeviction, and in its configuration file.")
 
 
 def _check_persistence(info: Mapping[str, object]) -> Finding:
     if info.get("aof_enabled"):
         return _ok("redis persistence", "append-only file")
-    detail = "no append-only file: queued jobs and limits are forgotten when it restarts"
+    detail = "no append-only file: queued jobs are forgotten when it restarts"
     return _warn("redis persistence", detail, "CONFIG SET appendonly yes, and in its configuration file.")
 
 

@@ -17,6 +17,7 @@ from tests.support.serving import serve
 from tests.support.valkey_cluster import NODES, ValkeyCluster, valkey_cluster
 from zenzefi.access.revocation import grant_key
 from zenzefi.access.token_format import hash_token
+from zenzefi.doctor import Verdict, examine
 from zenzefi.errors import RedisUnavailable
 from zenzefi.infra.redis import DEADLINE_S, RedisClient, Script
 from zenzefi.ratelimit.errors import RateLimitExceeded
@@ -130,6 +131,25 @@ async def test_calls_are_executed_once_each_while_their_slot_moves(
     assert value == b"%d" % counted
     assert counted > 100
     assert refused < counted / 10
+
+
+async def test_doctor_tells_a_cluster_from_a_server_and_what_one_lost_node_would_cost(
+    cluster_env: dict[str, str], nodes: ValkeyCluster
+) -> None:
+    async def look(**variables: str) -> tuple[Verdict, str]:
+        findings = {finding.name: finding for finding in await examine(cluster_env | variables)}
+        assert findings["job queue"].verdict is Verdict.OK
+        return findings["redis cluster"].verdict, findings["redis cluster"].detail
+
+    assert await look() == (Verdict.OK, f"{NODES} nodes with slots")
+    assert (await look(REDIS_CLUSTER="false"))[0] is Verdict.FAIL
+    queue = {name.removeprefix("QUEUE_"): cluster_env[name] for name in cluster_env if name.startswith("QUEUE_")}
+    assert await look(**queue) == (Verdict.FAIL, "REDIS_HOST is no node of a cluster")
+    nodes.client(0).config_set("cluster-require-full-coverage", "yes")
+    try:
+        assert (await look())[0] is Verdict.WARN
+    finally:
+        nodes.client(0).config_set("cluster-require-full-coverage", "no")
 
 
 async def test_hung_node_costs_a_deadline_and_the_others_nothing(

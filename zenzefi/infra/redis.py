@@ -15,7 +15,17 @@ from zenzefi.infra.redis_node import DEADLINE_S, Address, Argument, RedisNode, R
 from zenzefi.infra.redis_subscription import Subscription
 from zenzefi.settings import Settings
 
-__all__ = ["DEADLINE_S", "Argument", "RedisClient", "Reply", "Script", "Subscription", "ping", "plain_client"]
+__all__ = [
+    "DEADLINE_S",
+    "Argument",
+    "RedisClient",
+    "Reply",
+    "Script",
+    "Subscription",
+    "ping",
+    "plain_client",
+    "queue_client",
+]
 
 
 class Script:
@@ -106,11 +116,17 @@ async def ping(client: RedisClient) -> float:
 
 def plain_client(settings: Settings) -> "Redis":
     """A client of redis-py for work off the hot path, with its usual timeouts; one node of a cluster."""
+    return _make_plain(settings.redis_host, settings.redis_port, settings.redis_db, settings.redis_password)
+
+
+def queue_client(settings: Settings) -> "Redis":
+    """The same for the job queue's server."""
+    return _make_plain(
+        settings.queue_redis_host, settings.queue_redis_port, settings.queue_redis_db, settings.queue_redis_password
+    )
+
+
+def _make_plain(host: str, port: int, database: int, password: str) -> "Redis":
     return Redis(
-        host=settings.redis_host,
-        port=settings.redis_port,
-        db=settings.redis_db,
-        password=settings.redis_password or None,
-        socket_connect_timeout=2,
-        socket_timeout=5,
+        host=host, port=port, db=database, password=password or None, socket_connect_timeout=2, socket_timeout=5
     )
