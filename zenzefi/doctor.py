@@ -156,7 +156,9 @@ async def _check_redis(settings: Settings) -> list[Finding]:
     try:
         async with aclosing(plain_client(settings)) as client:
             info = await client.info()
-            cluster = await _check_cluster(client, found=bool(info.get("cluster_enabled")), wanted=settings.redis_cluster)
+            cluster = await _check_cluster(
+                client, found=bool(info.get("cluster_enabled")), wanted=settings.redis_cluster
+            )
     except (RedisError, OSError) as error:
         address = f"{settings.redis_host}:{settings.redis_port}"
         return [_fail("redis", f"{address}: {error}", "Start it, or correct the REDIS_… variables.")]
