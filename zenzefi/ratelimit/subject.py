@@ -16,6 +16,8 @@ from zenzefi.settings import RateLimit
 DENIAL_S = 1.0
 # Somewhat more than was spent at the last rate, so that a lease lasts its time; what is left over goes back.
 HEADROOM = 1.25
+# 1, 4, 16: a subject that begins is served in full after three calls.
+GROWTH = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,11 +218,11 @@ class Subject:
             self.denied_until = sent_at + min(charge.retry_after_s, DENIAL_S)
 
     def _portion(self, now: float) -> int:
-        """How many to charge: what was spent at the last rate in a lease, and never more than twice as many as last."""
+        """How many to charge: what was spent at the last rate in a lease, and at most GROWTH times as many as last."""
         spent = max(0, self.charged - self.permits)
         elapsed_s = max(now - self.leased_at, 1e-6)
         expected = math.ceil(HEADROOM * spent * self.terms.lease_s / elapsed_s)
-        return max(1, min(expected, 2 * self.charged, self.terms.most))
+        return max(1, min(expected, GROWTH * self.charged, self.terms.most))
 
     def _exceeded(self, retry_after_s: float) -> RateLimitExceeded:
         return RateLimitExceeded(self.terms.limit_class, self.terms.policy, retry_after_s=retry_after_s)
