@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from redis.crc import key_slot
 
 from tests.gateway.stack import Answer, ask, connect, until
 from tests.ratelimit.test_processes import Hammers, most_in_a_window
@@ -19,7 +20,7 @@ from zenzefi.access.revocation import grant_key
 from zenzefi.access.token_format import hash_token
 from zenzefi.doctor import Verdict, examine
 from zenzefi.errors import RedisUnavailable
-from zenzefi.infra.redis import DEADLINE_S, RedisClient, Script
+from zenzefi.infra.redis import RedisClient, Script
 from zenzefi.ratelimit.errors import RateLimitExceeded
 from zenzefi.ratelimit.limiter import ClassLimiter, Limiter
 from zenzefi.ratelimit.ring import LimitClass, ring_key
@@ -28,6 +29,7 @@ from zenzefi.settings import Settings
 LIMIT = 20
 # What a process does without an answer is shown with nodes that are dead; a busy machine must not pass for one.
 PATIENCE_S = 5.0
+HANG_S = 0.25  # less than what the nodes wait for each other
 _INCREMENT = Script("redis.call('GET', KEYS[2]) return redis.call('INCR', KEYS[1])")
 
 
@@ -163,7 +165,7 @@ async def test_hung_node_costs_a_deadline_and_the_others_nothing(
         except RedisUnavailable:
             return False
 
-    async with open_client(cluster_settings, deadline_s=DEADLINE_S) as client:
+    async with open_client(cluster_settings, deadline_s=HANG_S) as client:
         for key in keys:
             await until(partial(is_set, client, key), timeout_s=10)
         slowest_s = 0.0
@@ -174,8 +176,29 @@ async def test_hung_node_costs_a_deadline_and_the_others_nothing(
                 slowest_s = max(slowest_s, time.monotonic() - started)
                 assert answers == [True, False, True]
                 await client.run("PUBLISH", "znz:news", "any node will do")
-        assert slowest_s < DEADLINE_S + 0.25
+        assert slowest_s < HANG_S + 0.25
         await until(partial(is_set, client, keys[1]), timeout_s=10)
+
+
+async def test_slot_that_nobody_owns_costs_its_own_keys_alone(cluster_settings: Settings, nodes: ValkeyCluster) -> None:
+    orphan, other = nodes.tag_on(0), nodes.tag_on(0)
+    async with open_client(cluster_settings) as client:
+
+        async def is_answered() -> bool:
+            try:
+                return await client.run("GET", orphan) is None
+            except RedisUnavailable:
+                return False
+
+        assert await is_answered()
+        nodes.ask(0, "CLUSTER", "DELSLOTS", key_slot(orphan.encode()))
+        try:
+            for _ in range(5):
+                assert not await is_answered()
+                assert await client.run("GET", other) is None, "its node's circuit breaker stays closed"
+        finally:
+            nodes.ask(0, "CLUSTER", "ADDSLOTS", key_slot(orphan.encode()))
+        await until(is_answered, timeout_s=10)
 
 
 async def test_dead_node_leaves_its_subjects_their_share_the_others_their_limit_and_the_news_to_all(
