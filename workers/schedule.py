@@ -18,6 +18,7 @@ def schedule(settings: Settings) -> list[CronJob]:
         minutely(Job.CLOSE_IDLE_SESSIONS, gateway.close_idle_sessions, second=5),
         minutely(Job.END_EXPIRED_TOKENS, access.end_expired_tokens, second=25),
         minutely(Job.HEAL_PAYMENTS, wallet.heal_payments, second=45),
+        hourly(Job.PAY_REFERRAL_BONUSES, access.pay_referral_bonuses, minute=12),
         hourly(Job.PURGE_IDEMPOTENCY_KEYS, database.purge_idempotency_keys, minute=7),
         hourly(Job.PURGE_EXPIRED_LOGINS, accounts.purge_expired_logins, minute=22),
         daily(Job.INSPECT_LEDGER, wallet.inspect_ledger, hour=2, minute=52),

@@ -12,6 +12,7 @@ class Job(StrEnum):
     REFRESH_HEALTH = "refresh_health"
     CLOSE_IDLE_SESSIONS = "close_idle_sessions"
     END_EXPIRED_TOKENS = "end_expired_tokens"
+    PAY_REFERRAL_BONUSES = "pay_referral_bonuses"
     HEAL_PAYMENTS = "heal_payments"
     PURGE_IDEMPOTENCY_KEYS = "purge_idempotency_keys"
     PURGE_EXPIRED_LOGINS = "purge_expired_logins"

@@ -57,11 +57,12 @@ class Person:
         return answer
 
 
-async def register(client: aiohttp.ClientSession, *, name: str | None = None) -> Person:
-    """A new person, signed in."""
+async def register(client: aiohttp.ClientSession, *, name: str | None = None, ref: str | None = None) -> Person:
+    """A new person, signed in; `ref` is the referral code that they came by."""
     username = name or f"user-{uuid4().hex[:12]}"
     account = {"email": f"{username}@example.com", "username": username, "password": PASSWORD}
-    async with client.post("/api/v1/auth/register", json=account) as response:
+    query = {} if ref is None else {"ref": ref}
+    async with client.post("/api/v1/auth/register", params=query, json=account) as response:
         assert response.status == 201, await response.text()
         user = await response.json()
     async with client.post("/api/v1/auth/login", json={"email": account["email"], "password": PASSWORD}) as response:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from uuid import UUID
 
-from zenzefi.access import bundle_queries, queries, scopes
+from zenzefi.access import bundle_queries, queries, referral_bonuses, scopes
 from zenzefi.access.bundle_models import Bundle, BundlePrice, BundlePurchase, BundleTerms
 from zenzefi.access.bundle_pricing import price_bundle
 from zenzefi.access.issuing import issue
@@ -55,6 +55,9 @@ async def purchase(conn: Connection, *, ctx: Context, actor: Actor, user_id: UUI
         "tokens": [{"id": str(each.token.token_id), **terms_of(each.token)} for each in tokens],
     }
     await _record(conn, ctx, actor=actor, action="bundle.purchase", bundle_id=bundle_id, after=after)
+    await referral_bonuses.hold(
+        conn, ctx=ctx, actor=actor, user_id=user_id, purchase_transaction_id=transaction_id, cost=price.total
+    )
     return BundlePurchase(bundle_name=terms.name, tokens=tokens, cost=price.total, new_balance=entry.balance_after)
 
 

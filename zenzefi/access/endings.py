@@ -3,7 +3,7 @@
 from decimal import Decimal
 from uuid import UUID
 
-from zenzefi.access import lifecycle, queries, revocation
+from zenzefi.access import lifecycle, queries, referral_bonuses, revocation
 from zenzefi.access.models import AccessToken, TokenRefund, TokenRevocation, terms_of
 from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor
@@ -17,7 +17,7 @@ from zenzefi.wallet.models import LedgerEntry, SystemAccount, TransactionType
 async def refund(ctx: Context, *, actor: Actor, user_id: UUID, token_id: UUID) -> TokenRefund:
     """End a token that was never activated and give back the price that was paid for it, once.
 
-    Locks the token, then the wallet. A second call finds the token ended.
+    Locks the token, a referral bonus for it, then the wallet. A second call finds the token ended.
 
     Raises:
         TokenNotFound: there is none, or it is another user's.
@@ -34,7 +34,7 @@ async def refund(ctx: Context, *, actor: Actor, user_id: UUID, token_id: UUID) -
 async def revoke(ctx: Context, *, actor: Actor, token_id: UUID, with_refund: bool) -> TokenRevocation:
     """End anybody's token within a second, its open streams included; on request with a refund of the price paid.
 
-    Locks the token, then its owner's wallet. A second call finds the token ended.
+    Locks as ``refund`` does. A second call finds the token ended.
 
     Raises:
         TokenNotFound: there is none.
@@ -71,6 +71,7 @@ async def resume_tokens(ctx: Context, *, user_id: UUID) -> None:
 
 async def _refund(conn: Connection, ctx: Context, *, token: AccessToken, actor: Actor) -> LedgerEntry:
     lifecycle.require_refundable(token)
+    bonus = await referral_bonuses.find_held(conn, token_id=token.token_id)
     transaction_id, now = ctx.new_id(), ctx.now()
     entry = await wallet.credit(
         conn,
@@ -85,6 +86,8 @@ async def _refund(conn: Connection, ctx: Context, *, token: AccessToken, actor: 
     await queries.update_refunded(conn, token_id=token.token_id, refund_transaction_id=transaction_id, now=now)
     after: JsonObject = {"end_reason": "refunded", "refund_amount": f"{token.price:.2f}"}
     await _record(conn, ctx, actor=actor, action="token.refund", token=token, after=after)
+    if bonus is not None:
+        await referral_bonuses.take_back(conn, ctx=ctx, actor=actor, bonus=bonus)
     return entry
 
 

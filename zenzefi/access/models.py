@@ -81,6 +81,24 @@ class TokenRevocation:
     refund_amount: Decimal
 
 
+class BonusState(StrEnum):
+    """What became of a referral bonus."""
+
+    HELD = "held"
+    PAID = "paid"
+    TAKEN_BACK = "taken_back"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferralBonus:
+    """A bonus that is held, in ZNC: for whose purchase, and for whom."""
+
+    referred_user_id: UUID
+    referrer_id: UUID
+    purchase_transaction_id: UUID
+    amount: Decimal
+
+
 def terms_of(token: AccessToken) -> JsonObject:
     """What was bought, as the audit log says it."""
     return {

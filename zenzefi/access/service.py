@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from zenzefi.access import lifecycle, queries, revocation, scopes, token_format
+from zenzefi.access import lifecycle, queries, referral_bonuses, revocation, scopes, token_format
 from zenzefi.access.endings import refund, resume_tokens, revoke, suspend_tokens
 from zenzefi.access.errors import TokenNotFound, TokenRejected
 from zenzefi.access.issuing import issue, new_token_string
@@ -76,6 +76,9 @@ async def purchase(
     token = issued.token
     await queries.insert_tokens(conn, tokens=[token], purchase_transaction_id=transaction_id)
     await _record(conn, ctx, actor=actor, action="token.purchase", token_id=token.token_id, after=terms_of(token))
+    await referral_bonuses.hold(
+        conn, ctx=ctx, actor=actor, user_id=user_id, purchase_transaction_id=transaction_id, cost=price
+    )
     return issued
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 
@@ -64,3 +65,23 @@ class PasswordChange:
 
     old_hash: str = field(repr=False)
     new_hash: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferralTotals:
+    """A user's referral code and what came of it; a purchase that was refunded qualifies nobody."""
+
+    referral_code: str
+    referrals: int
+    qualifying: int
+    earned: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferredUser:
+    """Somebody whom a user brought, as that user may see them."""
+
+    user_id: UUID
+    username: str
+    created_at: datetime
+    qualified: bool

@@ -2,10 +2,12 @@
 
 from aiohttp import web
 
-from zenzefi.accounts import logins, service
+from zenzefi.accounts import logins, referrals, service
 from zenzefi.accounts.models import TokenPair, UserChanges
 from zenzefi.accounts.schemas import (
     LoginSchema,
+    ReferralsSchema,
+    ReferredUserSchema,
     RefreshTokenSchema,
     RegisterQuerySchema,
     RegisterSchema,
@@ -16,9 +18,11 @@ from zenzefi.accounts.schemas import (
 from zenzefi.web.auth import actor_of, public
 from zenzefi.web.declare import docs, json_schema, querystring_schema, response_schema
 from zenzefi.web.keys import CTX, IDENTITY, JSON, QUERY
+from zenzefi.web.paging import PageQuerySchema, encode_cursor, page_of
 from zenzefi.web.responses import json_response
 
 _USER = UserSchema()
+_REFERRED_USER = ReferredUserSchema()
 
 
 @public
@@ -106,6 +110,28 @@ async def patch_me(request: web.Request) -> web.Response:
     return json_response(_USER.dump(user))
 
 
+@docs(tags=["accounts"], summary="What my referral code has brought")
+@querystring_schema(PageQuerySchema())
+@response_schema(ReferralsSchema(), 200, description="The totals, and a page of the users who came by it")
+async def get_referrals(request: web.Request) -> web.Response:
+    """GET /api/v1/users/me/referrals."""
+    ctx, page = request.app[CTX], page_of(request)
+    totals, users, next_id = await referrals.look_at_referrals(
+        ctx, user_id=request[IDENTITY].user_id, before=page.after_uuid(), limit=page.limit
+    )
+    return json_response(
+        {
+            "referral_code": totals.referral_code,
+            "referral_link": referrals.link_of(ctx, totals.referral_code),
+            "total_referrals": totals.referrals,
+            "qualifying_referrals": totals.qualifying,
+            "total_bonus_earned": totals.earned,
+            "referred_users": _REFERRED_USER.dump(users, many=True),
+            "next_cursor": None if next_id is None else encode_cursor(next_id),
+        }
+    )
+
+
 def _pair_response(pair: TokenPair) -> web.Response:
     return json_response(
         {
@@ -125,4 +151,5 @@ ROUTES = [
     web.post("/api/v1/auth/logout", post_logout),
     web.get("/api/v1/users/me", get_me),
     web.patch("/api/v1/users/me", patch_me),
+    web.get("/api/v1/users/me/referrals", get_referrals),
 ]

@@ -14,7 +14,7 @@ from zenzefi.accounts.rules import (
     USERNAME_MIN_LENGTH,
     USERNAME_PATTERN,
 )
-from zenzefi.web.fields import Flag, Text, Timestamp
+from zenzefi.web.fields import Flag, Money, Text, Timestamp
 
 REFERRAL_CODE_MAX_LENGTH = 64  # more than any code: a longer text is answered like any unknown one up to here
 WITHOUT_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f-\x9f]*$"
@@ -129,3 +129,23 @@ class UpdateUserSchema(Schema):
     current_password = Text(
         min_length=1, max_length=PASSWORD_MAX_LENGTH, metadata={"description": "Needed for a new password"}
     )
+
+
+class ReferredUserSchema(Schema):
+    """Somebody who registered with one's code."""
+
+    username = fields.String(required=True)
+    created_at = Timestamp(required=True)
+    qualified = Flag(required=True, metadata={"description": "Has bought for more than 100 ZNC at once, and kept it"})
+
+
+class ReferralsSchema(Schema):
+    """What one's referral code has brought; the referred users come page by page, the newest first."""
+
+    referral_code = fields.String(required=True)
+    referral_link = fields.String(required=True)
+    total_referrals = fields.Integer(required=True)
+    qualifying_referrals = fields.Integer(required=True)
+    total_bonus_earned = Money(required=True, metadata={"description": "ZNC that were paid out"})
+    referred_users = fields.List(fields.Nested(ReferredUserSchema), required=True)
+    next_cursor = fields.String(required=True, allow_none=True)
