@@ -18,7 +18,7 @@ from zenzefi.wallet.payment_routes import ROUTES as PAYMENT_ROUTES
 from zenzefi.wallet.providers import offers_mock_payment
 from zenzefi.wallet.routes import MOCK_PAYMENT_ROUTES
 from zenzefi.wallet.routes import ROUTES as WALLET_ROUTES
-from zenzefi.web.docs import docs_routes
+from zenzefi.web.docs import add_docs
 from zenzefi.web.keys import CTX, FIND_IDENTITY
 from zenzefi.web.metrics import METRICS_ROUTES
 from zenzefi.web.middleware import check_input, edge, guard, set_common_headers
@@ -43,7 +43,7 @@ def create_app(ctx: Context) -> web.Application:
     if offers_mock_payment(ctx.settings):
         app.add_routes((*MOCK_PAYMENT_ROUTES, *MOCK_PAGE_ROUTES))
     if ctx.settings.docs_enabled:
-        app.add_routes(docs_routes())
+        add_docs(app)
     app.cleanup_ctx.append(gateway_lifecycle)
     _declare_routes(app)
     return app

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from zenzefi.web.auth import public
 from zenzefi.web.openapi import build_openapi
-from zenzefi.web.responses import json_response
+from zenzefi.web.responses import encode_json
 
 _STATIC = Path(__file__).parent / "static"
 _ASSETS = {
@@ -36,10 +36,17 @@ _REDOC_PAGE = """<!doctype html>
 """
 
 
+# Built at the first request: it takes tens of milliseconds, and the routes do not change while the process runs.
+_DOCUMENT = web.AppKey[list[str]]("_DOCUMENT")
+
+
 @public
 async def get_openapi(request: web.Request) -> web.Response:
     """The OpenAPI document."""
-    return json_response(build_openapi(request.app))
+    kept = request.app[_DOCUMENT]
+    if not kept:
+        kept.append(encode_json(build_openapi(request.app)))
+    return web.Response(text=kept[0], content_type="application/json")
 
 
 @public
@@ -66,14 +73,17 @@ async def get_asset(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(_STATIC / name, headers=headers)
 
 
-def docs_routes() -> list[web.RouteDef]:
-    """The routes of the pages; mounted only where DOCS_ENABLED says so."""
-    return [
-        web.get("/openapi.json", get_openapi),
-        web.get("/docs", get_swagger_ui),
-        web.get("/redoc", get_redoc),
-        web.get("/docs/static/{name}", get_asset),
-    ]
+def add_docs(app: web.Application) -> None:
+    """Mount the pages; only where DOCS_ENABLED says so."""
+    app[_DOCUMENT] = []
+    app.add_routes(
+        [
+            web.get("/openapi.json", get_openapi),
+            web.get("/docs", get_swagger_ui),
+            web.get("/redoc", get_redoc),
+            web.get("/docs/static/{name}", get_asset),
+        ]
+    )
 
 
 def _page(html: str) -> web.Response:

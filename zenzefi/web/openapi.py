@@ -76,7 +76,7 @@ def _operation(
         if key not in _NOT_OPERATION_MEMBERS and key != "x-methods"
     }
     operation.setdefault("security", [] if is_public(route.handler) else [{"bearer": []}])
-    operation["operationId"] = f"{method}_{getattr(route.handler, '__name__', 'handler')}"
+    operation["operationId"] = _operation_id(method, route)
     parameters = copy.deepcopy(declared["parameters"])
     for schema in declared["schemas"]:
         if schema["location"] == "json":
@@ -90,6 +90,13 @@ def _operation(
     operation["parameters"] = parameters + _path_parameters(route, parameters)
     operation["responses"] = _responses(declared["responses"])
     return operation
+
+
+def _operation_id(method: str, route: web.AbstractRoute) -> str:
+    """The method and the words of the path, such as ``post_tokens_purchase``: unique, because a route is."""
+    assert route.resource is not None
+    path = _path_template(route.resource.canonical).removeprefix("/api/v1")
+    return "_".join([method, *re.findall(r"\w+", path)])
 
 
 def _path_parameters(route: web.AbstractRoute, declared: list[dict[str, Any]]) -> list[dict[str, Any]]:
