@@ -14,7 +14,7 @@ from zenzefi.infra.redis import RedisClient
 from zenzefi.ratelimit.errors import RateLimitExceeded
 from zenzefi.ratelimit.limiter import ClassLimiter
 from zenzefi.ratelimit.ring import Charge, ChargeRequest, LimitClass
-from zenzefi.ratelimit.subject import Subject, Terms
+from zenzefi.ratelimit.subject import HEADROOM, Subject, Terms
 from zenzefi.ratelimit.window import AdmissionLog
 from zenzefi.settings import RateLimit, Settings
 
@@ -129,12 +129,12 @@ def test_request_beside_another_call_asks_for_what_a_lease_will_spend() -> None:
     assert subject.needs_charge(0.0)
     first = ChargeRequest(limit=1000, window_us=61_000_000, want=1, least=1)
     subject.settle(charge(admitted=12), first, sent_at=0.0, now=0.0)
-    assert not subject.needs_charge(0.4)
+    assert not subject.needs_charge(0.2)
     for _ in range(8):
         subject.spend(0.5)
     assert subject.needs_charge(0.8), "the lease would end before the next call"
     renewal = subject.request(0.8)
-    assert (renewal.want, renewal.back) == (math.ceil(1.25 * 8 / 0.8), 4)
+    assert (renewal.want, renewal.back) == (math.ceil(HEADROOM * 8 / 0.8), 4)
 
 
 def test_log_of_a_small_limit_is_exact_and_of_a_large_one_bounded() -> None:

@@ -33,7 +33,16 @@ BREAKER_OPEN_S = 1.0
 MAX_BATCH = 128  # replies of one batch are read in order; a longer one would make its last caller wait
 # Answers of a server that lives but cannot serve: one that loads its data, one whose cluster has no majority. (That a
 # slot of the cluster has no owner says nothing about the server.) redis-py knows a few such answers as classes.
-_NOT_SERVING = ("LOADING", "MASTERDOWN", "MISCONF", "CLUSTERDOWN The cluster", "NOAUTH", "WRONGPASS", "BUSY")
+_NOT_SERVING = (
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "CLUSTERDOWN The cluster",
+    "NOAUTH",
+    "WRONGPASS",
+    "BUSY",
+)
 _NOT_WRITABLE = (ReadOnlyError, OutOfMemoryError)
 _ASKING = b"*1\r\n$6\r\nASKING\r\n"
 

@@ -62,26 +62,22 @@ class ClassLimiter:
             RateLimitExceeded: the limit is reached.
             LimitUnknown: Redis is away and this process has no share of so small a limit.
         """
+        subject = self._subject(name)
         try:
-            decision = await self._decide(self._subject(name))
+            while (decision := subject.spend(self._monotonic())) is None:
+                subject.waiting += 1
+                try:
+                    answered = await self._charge_once(subject)
+                finally:
+                    subject.waiting -= 1
+                if not answered:
+                    decision = self._admit_alone(subject)
+                    break
         except (RateLimitExceeded, LimitUnknown) as error:
             (self._rejected if isinstance(error, RateLimitExceeded) else self._unknown).inc()
             raise
         self._admitted.inc()
         return decision
-
-    async def _decide(self, subject: Subject) -> Decision:
-        while True:
-            decision = subject.spend(self._monotonic())
-            if decision is not None:
-                return decision
-            subject.waiting += 1
-            try:
-                answered = await self._charge_once(subject)
-            finally:
-                subject.waiting -= 1
-            if not answered:
-                return self._admit_alone(subject)
 
     def request_if_due(self, name: str) -> ChargeRequest | None:
         """What to ask along with a call that is made anyway; None while there are permits, or a denial.

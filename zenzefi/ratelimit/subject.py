@@ -15,7 +15,7 @@ from zenzefi.settings import RateLimit
 # operator resets is let in again after it.
 DENIAL_S = 1.0
 # Somewhat more than was spent at the last rate, so that a lease lasts its time; what is left over goes back.
-HEADROOM = 1.25
+HEADROOM = 1.5
 # 1, 4, 16: a subject that begins is served in full after three calls.
 GROWTH = 4
 
@@ -149,10 +149,10 @@ class Subject:
             self.debt = max(0, self.debt - 1)
 
     def needs_charge(self, now: float) -> bool:
-        """Whether to ask along with a call that is made anyway: then the next one is spared."""
+        """Whether to ask along with a call that is made anyway: then both are due together from then on."""
         if self.charging is not None or now < self.denied_until:
             return False
-        return not self.has_permits(now + self.terms.lease_s / 2)
+        return not self.has_permits(now + self.terms.lease_s * 3 / 4)
 
     def request(self, now: float) -> ChargeRequest:
         """What to ask of the ring now: a portion, or a permit for each who waits.
