@@ -55,7 +55,9 @@ async def post_purchase(request: web.Request) -> web.Response:
 
     begun = await respond_once(request, create)
     answer = json.loads(begun.text or "")
-    answer["payment_url"] = await payments.open_page(ctx, payment_id=UUID(answer["payment_id"]))
+    answer["payment_url"] = await payments.open_page(
+        ctx, payment_id=UUID(answer["payment_id"]), actor=actor_of(request)
+    )
     replayed = {name: value for name, value in begun.headers.items() if name == REPLAYED_HEADER}
     return json_response(answer, status=201, headers=replayed)
 

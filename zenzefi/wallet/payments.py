@@ -1,4 +1,4 @@
-"""Use cases of the payer: beginning a payment, having its page made, and looking at it.
+"""Use cases of the payer: beginning a payment, having its page made, and looking at it; and the step that ends one.
 
 A payment's row is committed before its provider hears of it, and the provider is given the row's id: whatever comes
 first, its event or its answer to us, finds the row. The provider is never asked inside a database transaction.
@@ -20,6 +20,9 @@ from zenzefi.errors import Invalid
 from zenzefi.infra.db import Connection
 from zenzefi.settings import Settings
 from zenzefi.wallet import payment_queries as queries
+from zenzefi.wallet import service
+from zenzefi.wallet.errors import WalletFull
+from zenzefi.wallet.models import SystemAccount, TransactionType
 from zenzefi.wallet.payment_errors import (
     PaymentEnded,
     PaymentNotFound,
@@ -45,6 +48,12 @@ _LEASE_MARGIN_S = 10.0
 _RETRY_AFTER_S = 2
 MAX_RETURN_URL_CHARS = 2048
 _URL: Final = re.compile(r"https://[!-\[\]-~]+")  # visible ASCII without a backslash, which browsers take for a slash
+
+_VERBS = {
+    PaymentStatus.SUCCEEDED: "succeed",
+    PaymentStatus.CANCELED: "cancel",
+    PaymentStatus.EXPIRED: "expire",
+}
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +105,7 @@ async def create(
     return payment
 
 
-async def open_page(ctx: Context, *, payment_id: UUID) -> str:
+async def open_page(ctx: Context, *, payment_id: UUID, actor: Actor) -> str:
     """Have the provider make the page of a payment, unless it has; the page's address.
 
     One request at a time asks, by a lease in the row; when it fails or dies, a repetition continues with the same
@@ -116,7 +125,54 @@ async def open_page(ctx: Context, *, payment_id: UUID) -> str:
     provider = find_provider(ctx, payment.provider)
     if provider is None:
         raise PaymentsNotOffered("This payment's provider is no longer in use here.")
-    return await _ask_for_page(ctx, provider=provider, payment=payment)
+    return await _ask_for_page(ctx, provider=provider, payment=payment, actor=actor)
+
+
+async def end(conn: Connection, *, ctx: Context, payment: Payment, status: PaymentStatus, actor: Actor) -> None:
+    """Give a payment, whose row the caller has locked, its last state, and with success its credit.
+
+    Locks the owner's wallet with success.
+
+    Raises:
+        WalletFull: the wallet cannot take the credit; the transaction can only be rolled back.
+    """
+    transaction_id = ctx.new_id() if status is PaymentStatus.SUCCEEDED else None
+    if transaction_id is not None:
+        try:
+            await service.credit(
+                conn,
+                user_id=payment.user_id,
+                amount=payment.amount_znc,
+                transaction_type=TransactionType.DEPOSIT,
+                description="Payment",
+                source=SystemAccount.DEPOSITS,
+                transaction_id=transaction_id,
+                now=ctx.now(),
+                payment_id=payment.id,
+            )
+        except WalletFull:
+            log.error("payment_not_credited", payment_id=str(payment.id), reason=WalletFull.code)  # noqa: TRY400
+            raise
+    if payment.status is not PaymentStatus.PENDING:
+        log.warning("payment_succeeded_late", payment_id=str(payment.id), status=payment.status)
+    await queries.update_status(conn, payment_id=payment.id, status=status, ledger_transaction_id=transaction_id)
+    await note(conn, ctx=ctx, payment_id=payment.id, event=PaymentEvent(status))
+    await audit.record(
+        conn,
+        entry_id=ctx.new_id(),
+        now=ctx.now(),
+        actor=actor,
+        action=f"payment.{_VERBS[status]}",
+        resource_type="payment",
+        resource_id=payment.id,
+        before={"status": payment.status.value},
+        after={
+            "status": status.value,
+            "user_id": str(payment.user_id),
+            "amount_znc": f"{payment.amount_znc:.2f}",
+            "ledger_transaction_id": str(transaction_id) if transaction_id else None,
+        },
+    )
 
 
 async def get_payment(ctx: Context, *, user_id: UUID, payment_id: UUID) -> tuple[Payment, list[TimelineEntry]]:
@@ -153,15 +209,14 @@ def is_allowed_return_url(url: str, settings: Settings) -> bool:
     return place in (settings.payment_return_hosts or (own,))
 
 
-async def _ask_for_page(ctx: Context, *, provider: PaymentProvider, payment: Payment) -> str:
+async def _ask_for_page(ctx: Context, *, provider: PaymentProvider, payment: Payment, actor: Actor) -> str:
     try:
         opened = await provider.open(payment)
     except PaymentRefusedByProvider:
         async with ctx.transaction() as conn:
             current = await queries.lock_payment(conn, payment_id=payment.id)
             if current is not None and current.status is PaymentStatus.PENDING:
-                await queries.update_status(conn, payment_id=payment.id, status=PaymentStatus.CANCELED)
-                await note(conn, ctx=ctx, payment_id=payment.id, event=PaymentEvent.CANCELED)
+                await end(conn, ctx=ctx, payment=current, status=PaymentStatus.CANCELED, actor=actor)
         raise
     except Exception:
         async with ctx.transaction() as conn:

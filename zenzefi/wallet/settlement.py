@@ -17,9 +17,7 @@ from zenzefi.errors import ZenzefiError
 from zenzefi.infra.db import Connection
 from zenzefi.settings import PaymentProviderName
 from zenzefi.wallet import payment_queries as queries
-from zenzefi.wallet import payments, service
-from zenzefi.wallet.errors import WalletFull
-from zenzefi.wallet.models import SystemAccount, TransactionType
+from zenzefi.wallet import payments
 from zenzefi.wallet.payment_errors import (
     PaymentMismatch,
     PaymentNotFound,
@@ -29,7 +27,6 @@ from zenzefi.wallet.payment_errors import (
 from zenzefi.wallet.payment_models import (
     Notice,
     Payment,
-    PaymentEvent,
     PaymentHint,
     PaymentReport,
     PaymentStatus,
@@ -88,7 +85,7 @@ async def settle(ctx: Context, *, provider: PaymentProviderName, report: Payment
         if mismatch is not None:
             await _record_refusal(conn, ctx=ctx, payment=payment, report=report, mismatch=mismatch, actor=actor)
         elif can_become(payment.status, report.status):
-            await _end(conn, ctx=ctx, payment=payment, status=report.status, actor=actor)
+            await payments.end(conn, ctx=ctx, payment=payment, status=report.status, actor=actor)
             return True
     if mismatch is not None:
         log.error("payment_refused", payment_id=str(payment.id), provider=provider, mismatch=mismatch)
@@ -143,7 +140,7 @@ async def _expire(ctx: Context, *, payment: Payment) -> bool:
         current = await queries.lock_payment(conn, payment_id=payment.id)
         if current is None or current.status is not PaymentStatus.PENDING:
             return False
-        await _end(conn, ctx=ctx, payment=current, status=PaymentStatus.EXPIRED, actor=Actor.system())
+        await payments.end(conn, ctx=ctx, payment=current, status=PaymentStatus.EXPIRED, actor=Actor.system())
     return True
 
 
@@ -190,47 +187,6 @@ async def _take_provider_id(conn: Connection, *, payment: Payment, report: Payme
     return None
 
 
-async def _end(conn: Connection, *, ctx: Context, payment: Payment, status: PaymentStatus, actor: Actor) -> None:
-    """Give a locked payment its last state, and with success its credit."""
-    transaction_id = ctx.new_id() if status is PaymentStatus.SUCCEEDED else None
-    if transaction_id is not None:
-        try:
-            await service.credit(
-                conn,
-                user_id=payment.user_id,
-                amount=payment.amount_znc,
-                transaction_type=TransactionType.DEPOSIT,
-                description="Payment",
-                source=SystemAccount.DEPOSITS,
-                transaction_id=transaction_id,
-                now=ctx.now(),
-                payment_id=payment.id,
-            )
-        except WalletFull:
-            log.error("payment_not_credited", payment_id=str(payment.id), reason=WalletFull.code)  # noqa: TRY400
-            raise
-    if payment.status is not PaymentStatus.PENDING:
-        log.warning("payment_succeeded_late", payment_id=str(payment.id), status=payment.status)
-    await queries.update_status(conn, payment_id=payment.id, status=status, ledger_transaction_id=transaction_id)
-    await payments.note(conn, ctx=ctx, payment_id=payment.id, event=PaymentEvent(status))
-    await audit.record(
-        conn,
-        entry_id=ctx.new_id(),
-        now=ctx.now(),
-        actor=actor,
-        action=f"payment.{_VERBS[status]}",
-        resource_type="payment",
-        resource_id=payment.id,
-        before={"status": payment.status.value},
-        after={
-            "status": status.value,
-            "user_id": str(payment.user_id),
-            "amount_znc": f"{payment.amount_znc:.2f}",
-            "ledger_transaction_id": str(transaction_id) if transaction_id else None,
-        },
-    )
-
-
 async def _record_refusal(
     conn: Connection, *, ctx: Context, payment: Payment, report: PaymentReport, mismatch: str, actor: Actor
 ) -> None:
@@ -255,10 +211,3 @@ async def _record_refusal(
             "currency": report.currency[:8],
         },
     )
-
-
-_VERBS = {
-    PaymentStatus.SUCCEEDED: "succeed",
-    PaymentStatus.CANCELED: "cancel",
-    PaymentStatus.EXPIRED: "expire",
-}

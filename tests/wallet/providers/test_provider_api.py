@@ -123,8 +123,13 @@ async def test_wrong_credentials_are_502_and_no_secret_is_told(shop: Shop, caplo
         assert secret not in caplog.text + repr(settings) + str(problem)
     assert shop.provider.payments == {}
     async with shop.ctx.connection() as conn:
-        query = "SELECT status FROM payments WHERE user_id = $1"
-        assert await conn.fetchval(query, UUID(shop.person.user_id)) == "canceled"
+        query = "SELECT id, status FROM payments WHERE user_id = $1"
+        row = await conn.fetchrow(query, UUID(shop.person.user_id))
+        assert row is not None
+        assert row["status"] == "canceled"
+        query = "SELECT action FROM audit_log WHERE resource_id = $1 AND actor_user_id = $2 ORDER BY id"
+        actions = await conn.fetch(query, str(row["id"]), UUID(shop.person.user_id))
+    assert [action for (action,) in actions] == ["payment.create", "payment.cancel"]
 
 
 async def test_lost_event_is_made_up_for_by_asking(shop: Shop) -> None:

@@ -126,6 +126,15 @@ async def test_slow_method_is_credited_when_its_money_comes(shop: Shop, event_ty
     assert (await look(shop.person, payment_id))["status"] == ends_as
 
 
+@only_stripe
+async def test_session_of_another_product_is_taken_and_does_nothing(shop: Shop) -> None:
+    payment_id, theirs = await shop.buy()
+    shop.provider.pay(theirs)
+    shop.provider.payments[theirs]["metadata"] = {"order": "1"}
+    assert (await shop.deliver(shop.provider.event(theirs)))[0] == 200
+    assert (await look(shop.person, payment_id))["status"] == "pending"
+
+
 async def test_other_events_are_taken_and_do_nothing(shop: Shop) -> None:
     payment_id, theirs = await shop.buy()
     shop.provider.pay(theirs)

@@ -91,7 +91,9 @@ class Stripe:
             if event_type not in _STATUS_BY_EVENT:
                 return None
             session = answers.member(answers.member(event, "data"), "object")
-            return _report(session, status=_STATUS_BY_EVENT[event_type])
+            report = _report(session, status=_STATUS_BY_EVENT[event_type])
+            # The account may sell other things, too: a session that we did not begin is nobody's here.
+            return None if report.payment_id is None else report
         except Unreadable as error:
             raise BadNotice(f"The event cannot be read: {error}.") from None
 
