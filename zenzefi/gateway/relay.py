@@ -35,6 +35,8 @@ OnAnswer = Callable[[], Awaitable[Iterable[tuple[str, str]]]]
 # 9110, section 10.1.1, advises clients.
 CONTINUE_WAIT_S = 1.0
 
+_UPSTREAM_DURATION = UPSTREAM_DURATION.labels()
+
 
 def watch_disconnect(request: web.Request, callback: Callable[[], None] | None) -> None:
     """Have the connection's protocol call back as soon as the client is gone; None ends it."""
@@ -65,8 +67,15 @@ class Relay:
     async def run(self, path: CanonicalPath, provenance: Provenance, on_answer: OnAnswer) -> web.StreamResponse:
         """Forward the request and give the response, which is sent by then."""
         upgrade = self._upgrade()
-        answer = await self._ask_counted(path, provenance, upgrade)
+        started = self._loop.time()
+        try:
+            answer = await self._ask(path, provenance, upgrade)
+        except ZenzefiError as error:
+            UPSTREAM_REQUESTS.labels(error.code).inc()
+            raise
         message = answer.message
+        UPSTREAM_REQUESTS.labels(f"{message.code // 100}xx").inc()
+        _UPSTREAM_DURATION.observe(self._loop.time() - started)
         try:
             fields = answer_headers(message.reason, message.headers)
         except ValueError as error:
@@ -130,17 +139,6 @@ class Relay:
             return ""
         upgrade = upgrade_of(request.headers)
         return upgrade if upgrade == "websocket" else ""
-
-    async def _ask_counted(self, path: CanonicalPath, provenance: Provenance, upgrade: str) -> Answer:
-        started = self._loop.time()
-        try:
-            answer = await self._ask(path, provenance, upgrade)
-        except ZenzefiError as error:
-            UPSTREAM_REQUESTS.labels(error.code).inc()
-            raise
-        UPSTREAM_REQUESTS.labels(f"{answer.message.code // 100}xx").inc()
-        UPSTREAM_DURATION.labels().observe(self._loop.time() - started)
-        return answer
 
     async def _ask(self, path: CanonicalPath, provenance: Provenance, upgrade: str) -> Answer:
         request = self._request

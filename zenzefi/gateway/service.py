@@ -31,8 +31,9 @@ from zenzefi.gateway.paths import CanonicalPath
 from zenzefi.gateway.streams import OpenStream, OpenStreams
 from zenzefi.gateway.sweeps import EXPIRY_S, LEASES_S, RECHECK_S, StreamSweeps, sweep_for_ever
 from zenzefi.gateway.tokens import LEASE_S, GrantCache
-from zenzefi.infra.instruments import DEVICE_CONFLICTS, OPEN_STREAMS, TOKEN_CHECKS
+from zenzefi.infra.instruments import DEVICE_CONFLICTS, OPEN_STREAMS, RATE_LIMIT_DECISIONS, TOKEN_CHECKS
 from zenzefi.ratelimit.errors import LimitUnknown, RateLimitExceeded
+from zenzefi.ratelimit.ring import LimitClass
 
 _USABLE, _UNUSABLE, _MALFORMED, _UNKNOWN = map(TOKEN_CHECKS.labels, ("usable", "unusable", "malformed", "unknown"))
 _OPEN_STREAMS = OPEN_STREAMS.labels()
@@ -218,6 +219,10 @@ async def _judge(gateway: Gateway, token: str, device: Device, scopes: Scopes) -
         return await gateway.admissions.judge(token_hash=_hash_of(token), device=device, scopes=scopes)
     except DatabaseUnavailable:
         _UNKNOWN.inc()
+        raise
+    except RateLimitExceeded:
+        _USABLE.inc()
+        RATE_LIMIT_DECISIONS.labels(LimitClass.PROXY, "rejected").inc()
         raise
 
 
