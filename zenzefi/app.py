@@ -12,7 +12,7 @@ from zenzefi.gateway.routes import gateway_lifecycle
 from zenzefi.health.routes import INTERNAL_ROUTES
 from zenzefi.health.routes import ROUTES as HEALTH_ROUTES
 from zenzefi.infra.instruments import ROUTE
-from zenzefi.ratelimit.middleware import limit
+from zenzefi.ratelimit.middleware import limit, limiter_lifecycle
 from zenzefi.wallet.mock_payment_routes import MOCK_PAGE_ROUTES
 from zenzefi.wallet.payment_routes import ROUTES as PAYMENT_ROUTES
 from zenzefi.wallet.providers import offers_mock_payment
@@ -44,6 +44,7 @@ def create_app(ctx: Context) -> web.Application:
         app.add_routes((*MOCK_PAYMENT_ROUTES, *MOCK_PAGE_ROUTES))
     if ctx.settings.docs_enabled:
         add_docs(app)
+    app.cleanup_ctx.append(limiter_lifecycle)
     app.cleanup_ctx.append(gateway_lifecycle)
     _declare_routes(app)
     return app

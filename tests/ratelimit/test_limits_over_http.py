@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.people import PASSWORD, register
 from tests.support.serving import serve
+from zenzefi.accounts.service import create_superuser
+from zenzefi.context import Context
 
 LOGIN = "/api/v1/auth/login"
 
@@ -98,6 +100,20 @@ async def test_api_is_limited_by_user_and_a_retry_after_retry_after_succeeds(lim
         await asyncio.sleep(0.02)
     await asyncio.sleep(end - asyncio.get_running_loop().time())
     assert (await person.request("GET", "/api/v1/currency/balance"))[0] == 200
+
+
+async def test_superuser_is_limited_like_everybody_unless_set_otherwise(
+    limited: aiohttp.ClientSession, ctx: Context
+) -> None:
+    name = f"admin-{uuid4().hex[:8]}"
+    await create_superuser(ctx, email=f"{name}@example.com", username=name, password=PASSWORD)
+    _, tokens, _ = await log_in(limited, f"{name}@example.com", PASSWORD, "192.0.2.250")
+    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    statuses = []
+    for _ in range(12):
+        async with limited.get("/api/v1/currency/balance", headers=headers) as response:
+            statuses.append(response.status)
+    assert statuses == [200] * 10 + [429] * 2
 
 
 async def test_refresh_is_charged_to_its_user(limited: aiohttp.ClientSession) -> None:

@@ -46,7 +46,7 @@ async def processes(env: dict[str, str], server: EmbeddedValkey) -> AsyncIterato
         await until(process.is_connected, timeout_s=10)
     yield found
     for process in found:
-        await process.redis.aclose()
+        await process.aclose()
 
 
 class Process:
@@ -56,6 +56,10 @@ class Process:
         self.redis = RedisClient(settings)
         self.limiter = Limiter(settings, self.redis)
         self.took_s: list[float] = []
+
+    async def aclose(self) -> None:
+        await self.limiter.aclose()
+        await self.redis.aclose()
 
     async def is_connected(self) -> bool:
         try:
@@ -168,4 +172,4 @@ async def test_no_share_is_no_admission(env: dict[str, str], server: EmbeddedVal
     await until(process.is_connected, timeout_s=10)
     kill(server)
     assert await process.ask(AUTH, "ip:192.0.2.1", 5) == {503: 5}
-    await process.redis.aclose()
+    await process.aclose()

@@ -155,6 +155,12 @@ class ClassLimiter:
         except RedisUnavailable:
             log.info("ratelimit_not_carried_over", limit_class=self.limit_class)
 
+    async def aclose(self) -> None:
+        """Stop waiting for Redis to come back."""
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.wait([self._recovery])
+
     def _subject(self, name: str) -> Subject:
         subject = self._subjects.get(name)
         if subject is None:
@@ -245,6 +251,11 @@ class Limiter:
     def get(self, limit_class: LimitClass) -> ClassLimiter | None:
         """The limiter of a class, or None when the class is off."""
         return self._classes.get(limit_class)
+
+    async def aclose(self) -> None:
+        """Stop what runs in the background."""
+        for limiter in self._classes.values():
+            await limiter.aclose()
 
     @property
     def degraded(self) -> frozenset[LimitClass]:

@@ -1,5 +1,6 @@
 """The limits of the API's own routes: by client address where people sign in, by user everywhere else."""
 
+from collections.abc import AsyncIterator
 from typing import Final
 
 from aiohttp import web
@@ -16,6 +17,12 @@ from zenzefi.web.auth import actor_of
 from zenzefi.web.keys import CTX, IDENTITY, RATE_LIMIT
 
 _SIGN_IN: Final = frozenset({"/api/v1/auth/register", "/api/v1/auth/login"})
+
+
+async def limiter_lifecycle(app: web.Application) -> AsyncIterator[None]:
+    """Stop the limiter's background work with the application."""
+    yield
+    await service.limiter_of(app[CTX]).aclose()
 
 
 @web.middleware

@@ -143,8 +143,9 @@ class Subject:
         return Decision(self.terms.limit_class, self.terms.policy, share - used - 1, reset_s, b"", now)
 
     def take_back(self, decision: Decision) -> None:
-        """Forget an admission."""
+        """Forget an admission; a denial for which it stood in the way is not believed any longer."""
         self.seen.remove(decision.at)
+        self.denied_until = self.retry_at = 0.0
         if not decision.stamp:
             self.debt = max(0, self.debt - 1)
 
