@@ -166,3 +166,22 @@ async def test_who_gives_up_waiting_leaves_the_flight_to_the_others() -> None:
         await impatient
     landed.set()
     assert await patient == 1
+
+
+async def test_who_asks_when_the_answer_is_known_asks_anew() -> None:
+    flights: Flights[str, int] = Flights()
+    asked = 0
+
+    async def ask() -> int:
+        nonlocal asked
+        asked += 1
+        return asked
+
+    first = asyncio.create_task(flights.share("key", ask))
+    for _ in range(2):  # the flight has ended, and nobody who waits for it has been woken yet
+        await asyncio.sleep(0)
+    assert (asked, first.done()) == (1, False)
+    # Who was given the answer of the flight that is over would not have had to wait, and could ask for ever.
+    assert await flights.share("key", ask) == 2
+    assert await first == 1
+    assert await flights.share("key", ask) == 3

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -78,12 +78,13 @@ class Admissions:
             RateLimitExceeded: the lease is free, and the token's limit reached.
             DatabaseUnavailable: only PostgreSQL could know, and it is away.
         """
+        remembered = self._remembered(token_hash, device, scopes)
+        if remembered is not None:
+            return remembered
         while True:
-            verdict = self._remembered(token_hash, device, scopes)
-            if verdict is None:
-                verdict = await self._flights.share(
-                    (token_hash, device.device_hash, scopes), lambda: self._confirm(token_hash, device, scopes)
-                )
+            verdict = await self._flights.share(
+                (token_hash, device.device_hash, scopes), lambda: self._confirm(token_hash, device, scopes)
+            )
             # Else the token was revoked while the answer was under way, and may be older than that.
             if verdict.grant is None or not self._streams.revoked_since(token_hash, verdict.confirmed_at):
                 return verdict
@@ -121,6 +122,11 @@ class Admissions:
         self._cache.put(grant.token_hash, grant, holder=holder, confirmed_at=confirmed_at)
         await self._remember(grant.token_hash, grant, None, confirmed_at=confirmed_at)
 
+    def revoke(self, token_hashes: Sequence[bytes]) -> None:
+        """Forget what is known of tokens that have ended, and end their streams."""
+        self.forget(token_hashes)
+        self._streams.revoke(token_hashes)
+
     def forget(self, token_hashes: Iterable[bytes]) -> None:
         """Ask anew from now on."""
         for token_hash in token_hashes:
@@ -156,7 +162,7 @@ class Admissions:
 
     def _remembered(self, token_hash: bytes, device: Device, scopes: Scopes) -> Verdict | None:
         entry = self._cache.find(token_hash)
-        if entry is None:
+        if entry is None or self._streams.revoked_since(token_hash, entry.confirmed_at):
             return None
         grant = entry.grant
         is_holder = entry.holder is not None and entry.holder.device_hash == device.device_hash

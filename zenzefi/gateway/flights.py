@@ -18,13 +18,15 @@ class Flights(Generic[Key, Value]):
     async def share(self, key: Key, ask: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
         """Join the flight of this key, or start it; a caller that is cancelled leaves the others' flight alone."""
         task = self._tasks.get(key)
-        if task is None:
+        # One that is over, and not yet taken off, would give an old answer without ever letting the event loop turn.
+        if task is None or task.done():
             task = asyncio.get_running_loop().create_task(ask())
             self._tasks[key] = task
             task.add_done_callback(partial(self._land, key))
         return await asyncio.shield(task)
 
     def _land(self, key: Key, task: "asyncio.Task[Value]") -> None:
-        del self._tasks[key]
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
         if not task.cancelled():
             task.exception()  # all who waited may be gone; then nobody else would ever look at it

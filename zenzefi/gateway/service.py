@@ -60,10 +60,10 @@ class Gateway:
         except ValueError:
             log.warning("message_not_understood", size=len(message))
             return
-        self.admissions.forget(token_hashes)
         if change is Change.REVOKED:
-            self.streams.revoke(token_hashes)
+            self.admissions.revoke(token_hashes)
         else:
+            self.admissions.forget(token_hashes)
             for token_hash in token_hashes:
                 self.streams.end_all_of(token_hash, StreamEnd.DEVICE_RELEASED)
 
@@ -75,7 +75,7 @@ async def open_gateway(ctx: Context) -> AsyncIterator[Gateway]:
     admissions = Admissions(ctx, cache=GrantCache(), streams=streams)
     meter = Meter(ctx, streams=streams)
     gateway = Gateway(ctx=ctx, admissions=admissions, streams=streams, meter=meter, activations=Flights())
-    sweeps = StreamSweeps(ctx, streams=streams)
+    sweeps = StreamSweeps(ctx, admissions=admissions, streams=streams)
     subscription = ctx.redis.subscribe(revocation.CHANNEL, gateway.hear, admissions.forget_all)
     work = (
         admissions.refresh_for_ever(),

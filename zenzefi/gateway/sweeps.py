@@ -11,6 +11,7 @@ from zenzefi.access import service as access
 from zenzefi.context import Context
 from zenzefi.errors import RedisUnavailable, Unavailable
 from zenzefi.gateway import tokens
+from zenzefi.gateway.admission import Admissions
 from zenzefi.gateway.models import Device, StreamEnd
 from zenzefi.gateway.streams import OpenStreams
 
@@ -41,9 +42,17 @@ async def sweep_for_ever(sweep: Callable[[], Awaitable[None]], *, every_s: float
 class StreamSweeps:
     """The sweeps over one process's open streams."""
 
-    def __init__(self, ctx: Context, *, streams: OpenStreams, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Take the streams and the clock that dates their checks."""
+    def __init__(
+        self,
+        ctx: Context,
+        *,
+        admissions: Admissions,
+        streams: OpenStreams,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the streams, who is told of ended tokens, and the clock that dates the checks."""
         self._ctx = ctx
+        self._admissions = admissions
         self._streams = streams
         self._monotonic = monotonic
 
@@ -65,7 +74,7 @@ class StreamSweeps:
             grants = await access.find_grants(self._ctx, token_hashes=token_hashes)
             for grant in grants.values():
                 self._streams.renew(grant, confirmed_at=confirmed_at)
-            self._streams.revoke(token_hash for token_hash in token_hashes if token_hash not in grants)
+            self._admissions.revoke([token_hash for token_hash in token_hashes if token_hash not in grants])
 
     async def renew_leases(self) -> None:
         """Keep the leases of devices whose streams go on without a new request, and end the streams of lost ones."""
