@@ -79,6 +79,14 @@ async def test_no_token_and_a_bad_device_are_refused(client: aiohttp.ClientSessi
     assert (status, problem["code"]) == (400, "bad_device_id")
 
 
+async def test_asking_for_the_head_alone_starts_no_clock(client: aiohttp.ClientSession, bought: Any) -> None:
+    async with client.head("/api/v1/proxy/status", headers=gateway_headers(bought["token"])) as response:
+        assert (response.status, await response.read()) == (200, b"")
+        assert "X-Token-Expires-At" not in response.headers
+    _, status = await status_of(client, X_Access_Token=bought["token"])
+    assert (status["is_activated"], status["device"]) == (False, None)
+
+
 async def test_another_method_goes_to_the_upstream(client: aiohttp.ClientSession, bought: Any) -> None:
     headers = gateway_headers(bought["token"])
     async with client.post("/api/v1/proxy/status", headers=headers) as response:
