@@ -62,7 +62,7 @@ def main() -> None:
     """A prepaid, time-boxed HTTP access gateway. Its settings are environment variables; see README.md."""
 
 
-for _group in (cli_operations.ledger, cli_operations.user, cli_operations.token):
+for _group in (cli_operations.ledger, cli_operations.audit, cli_operations.user, cli_operations.token):
     main.add_command(_group)
 
 

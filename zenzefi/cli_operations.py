@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from zenzefi.errors import JsonObject
+from zenzefi.errors import JsonObject, JsonValue
 from zenzefi.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,6 +67,54 @@ def ledger_verify(as_json: bool) -> None:
         for fault in report.faults:
             click.echo(f"{fault.rule.value}\t{fault.subject}\t{fault.detail}")
         click.echo(summary_of(report))
+    raise SystemExit(0 if report.is_sound else 1)
+
+
+def _read_anchor(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, bytes] | None:
+    if value is None:
+        return None
+    seal_no, _, seal_hash = value.partition(":")
+    try:
+        return int(seal_no), bytes.fromhex(seal_hash)
+    except ValueError:
+        raise click.BadParameter("give the number and the hash of a seal, such as 17:5e88…") from None
+
+
+@click.group()
+def audit() -> None:
+    """The log of who changed what."""
+
+
+@audit.command("verify")
+@click.option("--anchor", metavar="NO:HASH", callback=_read_anchor, help="A seal as it was noted before.")
+@_AS_JSON
+def audit_verify(anchor: tuple[int, bytes] | None, as_json: bool) -> None:
+    """Name each row that was altered, is missing or was inserted; exit code 1 when there is any.
+
+    Note the head that it prints outside of the database: --anchor shows later that the chain was not replaced.
+    """
+    from zenzefi.audit import sealing
+
+    report = _run(lambda ctx: sealing.verify_audit_log(ctx, anchor=anchor))
+    head = "-" if report.head is None else f"{report.head.seal_no}:{report.head.seal_hash.hex()}"
+    if as_json:
+        faults: list[JsonValue] = [
+            {"kind": fault.kind.value, "subject": fault.subject, "detail": fault.detail} for fault in report.faults
+        ]
+        _print_json(
+            {
+                "sound": report.is_sound,
+                "sealed_rows": report.sealed_rows,
+                "waiting_rows": report.waiting_rows,
+                "head": head,
+                "faults": faults,
+            }
+        )
+    else:
+        for fault in report.faults:
+            click.echo(f"{fault.kind.value}\t{fault.subject}\t{fault.detail}")
+        verdict = "sound" if report.is_sound else f"NOT SOUND, {len(report.faults)} faults"
+        click.echo(f"{verdict}: {report.sealed_rows} rows sealed, {report.waiting_rows} wait for a seal, head {head}")
     raise SystemExit(0 if report.is_sound else 1)
 
 

@@ -16,5 +16,6 @@ class Job(StrEnum):
     HEAL_PAYMENTS = "heal_payments"
     PURGE_IDEMPOTENCY_KEYS = "purge_idempotency_keys"
     PURGE_EXPIRED_LOGINS = "purge_expired_logins"
+    SEAL_AUDIT_LOG = "seal_audit_log"
     INSPECT_LEDGER = "inspect_ledger"
     MAKE_PARTITIONS = "make_partitions"

@@ -3,15 +3,19 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
 
 from tests.admin.superusers import audit_rows
 from tests.cli.conftest import Finished, RunCli, assert_one_clear_line
-from tests.support.people import Person
+from tests.support.people import PASSWORD, Person
 from tests.support.servers import Cluster
-from zenzefi.context import Context
+from zenzefi.accounts.service import create_superuser
+from zenzefi.audit.sealing import seal_audit_log
+from zenzefi.context import Context, open_context
+from zenzefi.settings import Settings
 
 Run = Callable[..., "asyncio.Future[Finished]"]
 
@@ -122,3 +126,22 @@ async def test_the_ledger_is_verified_and_a_fault_is_exit_code_1(
     assert "NOT SOUND, 1 faults" in text.stdout
     report = json.loads(document.stdout)
     assert (report["sound"], report["faults"][0]["subject"]) == (False, str(account))
+
+
+async def test_the_audit_log_is_verified_and_an_altered_row_is_named(
+    settings: Settings, run_cli: RunCli, env: dict[str, str], cluster: Cluster, fresh_database: str
+) -> None:
+    async with open_context(replace(settings, postgres_db=fresh_database)) as ctx:
+        await create_superuser(ctx, email="root@example.com", username="root", password=PASSWORD)
+        assert await seal_audit_log(ctx) == 1
+    variables = env | {"POSTGRES_DB": fresh_database}
+    sound = await asyncio.to_thread(run_cli, "audit", "verify", "--json", env=variables)
+    report = json.loads(sound.stdout)
+    assert (sound.returncode, report["sound"], report["sealed_rows"]) == (0, True, 1)
+    connection = await cluster.connect(fresh_database)
+    altered = await connection.fetchval("UPDATE audit_log SET actor_kind = 'system' RETURNING id")
+    await connection.close()
+    broken = await asyncio.to_thread(run_cli, "audit", "verify", "--anchor", report["head"], env=variables)
+    assert broken.returncode == 1
+    assert broken.stdout.splitlines()[0].startswith(f"altered\t{altered}\t")
+    assert broken.stdout.splitlines()[1].startswith("NOT SOUND, 1 faults: 1 rows sealed, 0 wait for a seal, head 1:")

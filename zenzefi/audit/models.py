@@ -61,3 +61,48 @@ class AuditEntry:
     ip: IPv4Address | IPv6Address | None
     user_agent: str | None
     request_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """One link of the chain over the log; `covered_until` is up to when it and those before it cover all rows."""
+
+    seal_no: int
+    covered_until: datetime
+    row_count: int
+    seal_hash: bytes
+
+
+class AuditFaultKind(StrEnum):
+    """What a verification may find."""
+
+    ALTERED = "altered"
+    MISSING = "missing"
+    INSERTED = "inserted"
+    SEAL_BROKEN = "seal_broken"
+    SEAL_MISSING = "seal_missing"
+    ANCHOR_LOST = "anchor_lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFault:
+    """One thing that does not fit: `subject` is the id of a row or the number of a seal."""
+
+    kind: AuditFaultKind
+    subject: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditReport:
+    """What a verification of the whole log found; the faults of one kind are listed up to a bound."""
+
+    head: Seal | None
+    sealed_rows: int
+    waiting_rows: int
+    faults: tuple[AuditFault, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether everything fits."""
+        return not self.faults

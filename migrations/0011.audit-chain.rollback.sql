@@ -1,0 +1,2 @@
+DROP TABLE audit_sealed_rows;
+DROP TABLE audit_seals;
