@@ -22,7 +22,8 @@ from zenzefi.infra.http import open_upstream
 from zenzefi.infra.redis import plain_client, queue_client
 from zenzefi.infra.storage import Storage, StorageError
 from zenzefi.jobs import WORKER_KEY_PREFIX
-from zenzefi.settings import WELL_KNOWN_SECRETS, Settings, SettingsError
+from zenzefi.secret_key import WELL_KNOWN_SECRETS
+from zenzefi.settings import Settings, SettingsError
 
 OLDEST_POSTGRES = 14
 MAX_CLOCK_OFFSET_S = 1.0

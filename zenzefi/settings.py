@@ -13,24 +13,10 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Self, cast
 
 from zenzefi.environment import EnvironmentReader, SettingsError
+from zenzefi.secret_key import check_secret_key
 
 __all__ = ["Environment", "PaymentProviderName", "RateLimit", "Settings", "SettingsError"]
 
-# Keys that stand in examples and tutorials: known to everybody, hence no secret.
-WELL_KNOWN_SECRETS = frozenset(
-    {
-        "changeme",
-        "change-me",
-        "secret",
-        "secretkey",
-        "your-secret-key",
-        "your-secret-key-here",
-        "your-secret-key-change-in-production",
-        "your-super-secret-key-change-this-in-production",
-        "insecure-development-key-do-not-use-in-production",
-    }
-)
-MIN_SECRET_BYTES = 32
 MIN_WEBHOOK_SECRET_CHARS = 16
 
 
@@ -161,7 +147,9 @@ class _Reader(EnvironmentReader):
         environment = self.read("ENVIRONMENT", Environment, "development or production", default=Environment.PRODUCTION)
         return {
             "environment": environment,
-            "secret_key": self._secret_key(environment),
+            "secret_key": check_secret_key(
+                self.text("SECRET_KEY", ""), is_development=environment is Environment.DEVELOPMENT
+            ),
             **self._postgres(),
             **self._redis(),
             **self._s3(),
@@ -295,24 +283,6 @@ class _Reader(EnvironmentReader):
             "stripe_secret_key": self.text("STRIPE_SECRET_KEY", ""),
         }
 
-    def _secret_key(self, environment: Environment) -> str:
-        key = self.text("SECRET_KEY", "")
-        if len(key.encode()) < MIN_SECRET_BYTES and (key or environment is not Environment.DEVELOPMENT):
-            raise SettingsError(
-                f"SECRET_KEY has {len(key.encode())} bytes; at least {MIN_SECRET_BYTES} are needed. "
-                "Make one with: openssl rand -hex 32"
-            )
-        if environment is not Environment.DEVELOPMENT and _is_well_known(key):
-            raise SettingsError(
-                "SECRET_KEY is a well-known example or repeats a few characters, so anybody can guess it. "
-                "Make one with: openssl rand -hex 32"
-            )
-        if not key:
-            raise SettingsError(
-                "SECRET_KEY is not set. `make run` makes one for development; elsewhere: openssl rand -hex 32"
-            )
-        return key
-
     def _rate_limit(self, name: str, default: RateLimit) -> RateLimit | None:
         def convert(raw: str) -> RateLimit | None:
             if raw.strip().lower() == "off":
@@ -330,7 +300,3 @@ def _log_level(raw: str) -> str:
     if raw.lower() not in ("debug", "info", "warning", "error"):
         raise ValueError
     return raw.lower()
-
-
-def _is_well_known(key: str) -> bool:
-    return key.lower() in WELL_KNOWN_SECRETS or len(set(key)) < 8
