@@ -98,6 +98,7 @@ def env(cluster: Cluster, database: str, redis_env: dict[str, str], upstream_url
         "RATE_LIMIT_AUTH": "off",
         "RATE_LIMIT_API": "off",
         "RATE_LIMIT_PROXY": "off",
+        "MAX_STREAMS_PER_TOKEN": "1000",
         **cluster.settings_env(database),
         **redis_env,
     }

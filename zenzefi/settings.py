@@ -101,6 +101,7 @@ class Settings:
     upstream_connect_timeout_s: float
     upstream_head_timeout_s: float
     upstream_idle_timeout_s: float
+    max_streams_per_token: int
 
     rate_limit_auth: RateLimit | None
     rate_limit_api: RateLimit | None
@@ -231,6 +232,7 @@ class _Reader(EnvironmentReader):
             "upstream_connect_timeout_s": self.seconds("UPSTREAM_CONNECT_TIMEOUT", 5.0),
             "upstream_head_timeout_s": self.seconds("UPSTREAM_HEAD_TIMEOUT", 60.0),
             "upstream_idle_timeout_s": self.seconds("UPSTREAM_IDLE_TIMEOUT", 60.0),
+            "max_streams_per_token": self.integer("MAX_STREAMS_PER_TOKEN", 64, least=1, most=4096),
         }
 
     def _rate_limits(self) -> dict[str, Any]:

@@ -82,6 +82,7 @@ async def run_servers() -> AsyncIterator[Servers]:
                 "RATE_LIMIT_AUTH": "off",
                 "RATE_LIMIT_API": "off",
                 "RATE_LIMIT_PROXY": "off",
+                "MAX_STREAMS_PER_TOKEN": "1000",
                 "ZENZEFI_TARGET_URL": f"http://127.0.0.1:{upstream_port}",
                 "REDIS_HOST": valkey.host,
                 "REDIS_PORT": str(valkey.port),

@@ -78,7 +78,7 @@ def test_what_was_asked_for_before_a_revocation_is_not_remembered_after_it() -> 
 
 def test_a_stream_that_was_admitted_before_a_revocation_and_opened_after_it_is_ended() -> None:
     clock = ManualClock()
-    streams, grant = OpenStreams(clock), grant_of(1)
+    streams, grant = OpenStreams(limit=10, monotonic=clock), grant_of(1)
     late = stream_of(grant, confirmed_at=clock.now)
     clock.now += 0.01
     streams.revoke([grant.token_hash])
@@ -104,7 +104,7 @@ def test_a_stream_is_told_once_and_keeps_its_first_reason() -> None:
 
 def test_streams_end_at_their_own_tokens_expiry_and_revocations_are_forgotten() -> None:
     clock = ManualClock()
-    streams = OpenStreams(clock)
+    streams = OpenStreams(limit=10, monotonic=clock)
     soon, later = (grant_of(number, expires_at=NOW + timedelta(seconds=number)) for number in (1, 2))
     opened = [stream_of(grant, confirmed_at=clock.now) for grant in (soon, later)]
     for stream in opened:
@@ -122,7 +122,7 @@ def test_streams_end_at_their_own_tokens_expiry_and_revocations_are_forgotten() 
 
 
 def test_an_activation_reaches_the_streams_that_were_open_before_it() -> None:
-    streams, clock = OpenStreams(), ManualClock()
+    streams, clock = OpenStreams(limit=10), ManualClock()
     stream = stream_of(grant_of(1), confirmed_at=clock.now)
     streams.open(stream)
     assert streams.unchecked_since(clock.now + 1) == [stream.grant.token_hash]

@@ -32,7 +32,7 @@ async def judge_promptly(admissions: Admissions, token_hash: bytes) -> Verdict:
 
 
 async def test_a_remembered_verdict_from_before_the_end_is_asked_for_anew(ctx: Context, token_hash: bytes) -> None:
-    cache, streams = GrantCache(), OpenStreams()
+    cache, streams = GrantCache(), OpenStreams(limit=10)
     admissions = Admissions(ctx, cache=cache, streams=streams)
     before = await judge_promptly(admissions, token_hash)
     streams.revoke([token_hash])
@@ -44,7 +44,7 @@ async def test_a_remembered_verdict_from_before_the_end_is_asked_for_anew(ctx: C
 async def test_a_token_that_a_sweep_finds_ended_is_forgotten_with_its_streams(
     ctx: Context, person: Person, token_hash: bytes
 ) -> None:
-    cache, streams = GrantCache(), OpenStreams()
+    cache, streams = GrantCache(), OpenStreams(limit=10)
     admissions = Admissions(ctx, cache=cache, streams=streams)
     verdict = await judge_promptly(admissions, token_hash)
     assert verdict.grant is not None
@@ -61,7 +61,7 @@ async def test_a_token_that_a_sweep_finds_ended_is_forgotten_with_its_streams(
 
 
 async def test_a_revocation_in_the_middle_of_an_answer_has_it_asked_for_again(ctx: Context, token_hash: bytes) -> None:
-    cache, streams = GrantCache(), OpenStreams()
+    cache, streams = GrantCache(), OpenStreams(limit=10)
     admissions = Admissions(ctx, cache=cache, streams=streams)
     asked = asyncio.create_task(judge_promptly(admissions, token_hash))
     for _ in range(2):  # until it is on its way to Redis

@@ -48,6 +48,21 @@ class DeviceConflict(Conflict):
         )
 
 
+class TooManyStreams(ZenzefiError):
+    """Too many requests of this token are on their way"""
+
+    status, code = 429, "too_many_streams"
+
+    def __init__(self, *, limit: int) -> None:
+        """Take how many may be."""
+        super().__init__(
+            f"At most {limit} requests of a token may be on their way at once. Wait for one to end, or end one.",
+            headers={"Retry-After": "1"},
+            limit=limit,
+            retry_after=1,
+        )
+
+
 class BadPath(BadRequest):
     """The path cannot be forwarded safely"""
 

@@ -23,7 +23,7 @@ from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.errors import DatabaseUnavailable
 from zenzefi.gateway.admission import Admissions, Scopes, Verdict
-from zenzefi.gateway.errors import AccessEnded, DeviceConflict, ScopeDenied
+from zenzefi.gateway.errors import AccessEnded, DeviceConflict, ScopeDenied, TooManyStreams
 from zenzefi.gateway.flights import Flights
 from zenzefi.gateway.metering import Meter
 from zenzefi.gateway.models import Admission, Device, Outcome, StreamEnd, TokenStatus
@@ -71,7 +71,7 @@ class Gateway:
 @asynccontextmanager
 async def open_gateway(ctx: Context) -> AsyncIterator[Gateway]:
     """Start the gateway's background work in this process; at the end stop it and store the last counters."""
-    streams = OpenStreams()
+    streams = OpenStreams(limit=ctx.settings.max_streams_per_token)
     admissions = Admissions(ctx, cache=GrantCache(), streams=streams)
     meter = Meter(ctx, streams=streams)
     gateway = Gateway(ctx=ctx, admissions=admissions, streams=streams, meter=meter, activations=Flights())
@@ -141,9 +141,18 @@ async def require_usable(gateway: Gateway, *, token: str, device: Device) -> Non
 def follow(
     gateway: Gateway, admission: Admission, *, ip: IPv4Address | IPv6Address | None, user_agent: str | None
 ) -> Iterator[OpenStream]:
-    """Keep an admitted request among the open streams while it runs, and count it at its end."""
+    """Keep an admitted request among the open streams while it runs, and count it at its end.
+
+    Raises:
+        TooManyStreams: as many of its token run already. It stays charged to the rate limit, so that asking again and
+            again helps nobody.
+    """
     stream = OpenStream(admission, ip=ip, user_agent=user_agent)
-    gateway.streams.open(stream)
+    try:
+        gateway.streams.open(stream)
+    except TooManyStreams:
+        gateway.meter.count_denied(admission.grant)
+        raise
     _OPEN_STREAMS.inc()
     try:
         yield stream

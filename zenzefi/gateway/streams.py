@@ -6,6 +6,7 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
 from zenzefi.access.models import TokenGrant
+from zenzefi.gateway.errors import TooManyStreams
 from zenzefi.gateway.models import Admission, Device, Outcome, StreamEnd
 
 # How long a revocation is remembered for requests that were admitted just before it: far longer than the way from the
@@ -83,8 +84,9 @@ class OpenStream:
 class OpenStreams:
     """All streams of one process, by token."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Take the monotonic clock, in seconds."""
+    def __init__(self, *, limit: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Take how many streams a token may have, and the monotonic clock, in seconds."""
+        self._limit = limit
         self._monotonic = monotonic
         self._by_token: dict[bytes, set[OpenStream]] = {}
         self._revoked_at: dict[bytes, float] = {}
@@ -94,9 +96,16 @@ class OpenStreams:
         return iter([stream for streams in self._by_token.values() for stream in streams])
 
     def open(self, stream: OpenStream) -> None:
-        """Take a stream in; one whose token was revoked after its admission is ended at once."""
+        """Take a stream in; one whose token was revoked after its admission is ended at once.
+
+        Raises:
+            TooManyStreams: its token has as many as it may have.
+        """
         token_hash = stream.grant.token_hash
-        self._by_token.setdefault(token_hash, set()).add(stream)
+        streams = self._by_token.setdefault(token_hash, set())
+        if len(streams) >= self._limit:
+            raise TooManyStreams(limit=self._limit)
+        streams.add(stream)
         if self.revoked_since(token_hash, stream.checked_at):
             stream.end(StreamEnd.REVOKED)
 
