@@ -17,6 +17,7 @@ from zenzefi.infra.lines import MAX_WAITING, LineWriter
 from zenzefi.infra.logging import REDACTED, configure_logging, log_request, redact
 
 TOKEN = "znz_" + "Ab3-" * 12
+STRIPE_KEY = "sk_test_" + "4eC39HqLyjWD"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJlMTIz"
 
 
@@ -39,11 +40,11 @@ def test_secrets_are_redacted_by_name_and_by_shape(stream: io.StringIO) -> None:
         "got " + TOKEN,
         password="hunter2",
         headers={"Authorization": "Bearer " + JWT, "X-Access-Token": TOKEN},
-        note=f"see {JWT} and postgresql://zenzefi:s3cr3t@db/zenzefi",
+        note=f"see {JWT} and {STRIPE_KEY} and postgresql://zenzefi:s3cr3t@db/zenzefi",
         token_id="0193-visible",
     )
     written = stream.getvalue()
-    for secret in (TOKEN, JWT, "hunter2", "s3cr3t"):
+    for secret in (TOKEN, JWT, STRIPE_KEY, "hunter2", "s3cr3t"):
         assert secret not in written
     line = json.loads(written)
     assert line["token_id"] == "0193-visible"

@@ -22,12 +22,13 @@ REDACTED = "[redacted]"
 _SECRET_KEY = re.compile(
     r"(?i)pass(word|wd)|secret|authorization|cookie|api_?key|(^|_)token$|access_token|refresh_token"
 )
-# Access tokens, refresh tokens, JWTs, and the password of a URL, wherever they stand in a text.
+# Access tokens, refresh tokens, JWTs, a payment provider's keys, and the password of a URL, wherever they stand in a text.
 _SECRET_TEXT = re.compile(
-    r"zn[zr]_[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
+    r"zn[zr]_[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"
+    r"|(?:sk|rk)_(?:live|test)_[A-Za-z0-9]+|whsec_[A-Za-z0-9+/=]+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
 )
 # In each text that _SECRET_TEXT matches stands one of these, and JSON leaves them as they are.
-_SECRET_MARKS: Final = ("znz_", "znr_", "eyJ", "://")
+_SECRET_MARKS: Final = ("znz_", "znr_", "eyJ", "k_live_", "k_test_", "whsec_", "://")
 _PLAIN_TYPES: Final = frozenset({str, int, float, bool, type(None)})
 _REQUEST_LOGGER: Final = "zenzefi.request"
 
