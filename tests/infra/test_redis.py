@@ -12,7 +12,7 @@ import pytest
 from tests.support.servers import SECRET_KEY
 from zenzefi.devstack.valkey import EmbeddedValkey
 from zenzefi.errors import RedisUnavailable
-from zenzefi.infra.redis import DEADLINE_S, RedisClient, Script, ping
+from zenzefi.infra.redis import DEADLINE_S, RedisClient, Script, Subscription, ping
 from zenzefi.infra.redis_node import BREAKER_FAILURES, BREAKER_OPEN_S
 from zenzefi.settings import Settings, SettingsError
 
@@ -196,6 +196,21 @@ async def test_subscription_is_restored_after_a_restart(
         await until_connected(client, clock)
         await client.run("PUBLISH", "znz:news", "second")
         assert await heard.get() == b"second"
+
+
+async def test_subscription_ends_at_once_even_while_it_pings(
+    client: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Subscription, "PING_S", 0.1)
+    for turns in range(12):
+        connected = asyncio.Event()
+        subscription = client.subscribe("znz:news", lambda _: None, connected.set)
+        await connected.wait()
+        time.sleep(0.11)  # a ping is due the moment that the event loop goes on
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await subscription.aclose()
 
 
 def test_a_cluster_needs_a_single_server_for_the_queue() -> None:

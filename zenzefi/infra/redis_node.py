@@ -58,8 +58,11 @@ def pack(command: tuple[Argument, ...]) -> bytes:
     return pack_command(command)  # type: ignore[arg-type, no-any-return]
 
 
-def open_connection(settings: Settings, address: Address, *, timeout_s: float | None) -> RedisConnection:
-    """A connection of redis-py's that never retries by itself; nothing is connected yet."""
+def open_connection(settings: Settings, address: Address) -> RedisConnection:
+    """A connection of redis-py's that never retries by itself; nothing is connected yet.
+
+    Its own timeout is off: that one goes by asyncio.wait_for, which on Python 3.11 may swallow a task's cancellation.
+    """
     host, port = address
     return RedisConnection(
         host=host,
@@ -67,7 +70,7 @@ def open_connection(settings: Settings, address: Address, *, timeout_s: float | 
         db=settings.redis_db,
         password=settings.redis_password or None,
         socket_connect_timeout=CONNECT_DEADLINE_S,
-        socket_timeout=timeout_s,
+        socket_timeout=None,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
     )
@@ -88,7 +91,7 @@ class RedisNode:
         self.address = address
         self._name = f"{address[0]}:{address[1]}"
         self._deadline_s = deadline_s
-        self._connection = open_connection(settings, address, timeout_s=None)
+        self._connection = open_connection(settings, address)
         self._breaker = CircuitBreaker(failure_threshold=BREAKER_FAILURES, open_s=BREAKER_OPEN_S, clock=monotonic)
         self._pending: list[_Call] = []
         self._flush: asyncio.Task[None] | None = None

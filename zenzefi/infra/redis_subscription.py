@@ -68,16 +68,17 @@ class Subscription:
             await asyncio.sleep(self.RETRY_S)
 
     async def _listen_at(self, address: Address) -> None:
-        connection = open_connection(self._settings, address, timeout_s=self.PING_S)
+        connection = open_connection(self._settings, address)
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(self.PING_S):
+                await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.send_command("SUBSCRIBE", self._channel)
             await self._listen(connection, address)
         finally:
             with suppress(RedisError, OSError, TimeoutError):
                 await connection.disconnect(nowait=True)
 
     async def _listen(self, connection: RedisConnection, address: Address) -> None:
-        await connection.send_command("SUBSCRIBE", self._channel)
         asked = False
         while self._stations.has(address):
             message = await connection.read_response(timeout=self.PING_S)
@@ -88,7 +89,8 @@ class Subscription:
                 raise TimeoutError(f"no answer to PING in {self.PING_S} s")
             else:
                 asked = True
-                await connection.send_command("PING", check_health=False)
+                async with asyncio.timeout(self.PING_S):
+                    await connection.send_command("PING", check_health=False)
         raise ConnectionError("this node has left the cluster")
 
     def _dispatch(self, message: list[object]) -> None:
