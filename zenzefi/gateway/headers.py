@@ -29,9 +29,20 @@ CREDENTIALS = frozenset({b"x-access-token", b"x-device-id", b"authorization", b"
 # What we say about the request ourselves; a client's own word on it would be taken for ours.
 _PROVENANCE = frozenset({b"x-user-id", b"x-token-id", b"x-request-id", b"x-real-ip", b"forwarded"})
 _FORWARDED_PREFIX = b"x-forwarded-"
+# Frameworks take these for the request's path or method, and would leave the scope that the real ones were checked
+# against.
+_OVERRIDES = frozenset(
+    {
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-original-url",
+        b"x-rewrite-url",
+    }
+)
 # Framing and routing are decided anew for the upstream's connection.
 _REFRAMED = frozenset({b"host", b"content-length", b"expect"})
-_NEVER_UPSTREAM = HOP_BY_HOP | CREDENTIALS | _PROVENANCE | _REFRAMED
+_NEVER_UPSTREAM = HOP_BY_HOP | CREDENTIALS | _PROVENANCE | _OVERRIDES | _REFRAMED
 
 # In answers: what the gateway says itself on every response, so that two words never contradict each other, and
 # Alt-Svc, which would send the client past the gateway (RFC 7838).
