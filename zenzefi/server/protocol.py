@@ -2,8 +2,9 @@
 
 This module, framer.py and runner.py are the only ones that lean on aiohttp's private parts (3.14): RequestHandler's
 ``_parser``, ``_messages``, ``_waiter``, ``_current_request``, ``_payload_parser``, ``_request_count``,
-``_request_in_progress``, ``_reading_paused``, ``_buffer_paused`` and ``_make_error_handler``, a request's ``_message``,
-and the web_protocol module's ``ERROR`` and ``_ErrInfo``. tests/server walks through each of them.
+``_request_in_progress``, ``_task_handler``, ``_reading_paused``, ``_buffer_paused`` and ``_make_error_handler``, a
+request's ``_message``, and the web_protocol module's ``ERROR`` and ``_ErrInfo``. tests/server walks through each of
+them.
 
 **When the client goes away.** Handlers are not cancelled then (a money handler must never be half done). A handler that
 waits for something on the client's behalf may set ``request.protocol.on_disconnect`` to a function without parameters:
@@ -51,7 +52,7 @@ log = structlog.get_logger(__name__)
 class HardenedProtocol(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_framer", "_lingering", "_link", "_server", "_watch", "_writer", "on_disconnect")
+    __slots__ = ("_framer", "_lingering", "_link", "_orphan", "_server", "_watch", "_writer", "on_disconnect")
 
     def __init__(self, server: "HardenedServer", **options: Any) -> None:
         limits = server.limits
@@ -73,6 +74,7 @@ class HardenedProtocol(RequestHandler):
         self._watch = Watch(self.now())
         self._link: asyncio.Transport | None = None  # aiohttp forgets its own when it closes, before all is sent
         self._writer: AbstractStreamWriter | None = None
+        self._orphan: asyncio.Task[None] | None = None  # serves a request whose client has gone
         self._lingering: asyncio.Future[None] | None = None
 
     def now(self) -> float:
@@ -122,7 +124,14 @@ class HardenedProtocol(RequestHandler):
                 callback()
             except Exception:
                 log.exception("on_disconnect_failed")
+        self._orphan = self._task_handler
         super().connection_lost(exc)
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """Cut the connection, and end the work for a client that has gone: aiohttp forgets it."""
+        await super().shutdown(timeout)
+        if self._orphan is not None:
+            self._orphan.cancel()
 
     def sweep(self, now: float, deadlines: Deadlines) -> bool:
         """Close the connection if its client has been too slow; returns whether it was."""
