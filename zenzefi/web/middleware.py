@@ -5,8 +5,9 @@ import re
 import time
 
 import structlog
-from aiohttp import web
+from aiohttp import ServerDisconnectedError, web
 from aiohttp.http import SERVER_SOFTWARE
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -44,7 +45,7 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     except ZenzefiError as error:
         status = error.status
         if status >= 500:
-            log.warning("request_refused", request_id=request_id, code=error.code, cause=repr(error.__cause__))
+            log.warning("request_refused", request_id=request_id, code=error.code, cause=_name_cause(error.__cause__))
         return error_response(error, request_id)
     except web.HTTPException as error:
         status = error.status
@@ -105,6 +106,11 @@ def _request_id(request: web.BaseRequest) -> str:
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
     return os.urandom(16).hex()
+
+
+def _name_cause(cause: BaseException | None) -> str:
+    # The text of these two repeats what a peer sent, cookies included.
+    return type(cause).__name__ if isinstance(cause, HttpProcessingError | ServerDisconnectedError) else repr(cause)
 
 
 def _take_note(request: web.Request, status: int, duration_s: float) -> None:
