@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 
+import aiohttp
 import pytest
 
 from tests.gateway.upstreams import (
@@ -97,6 +98,18 @@ async def test_idempotent_requests_are_repeated_on_a_dead_connection_others_neve
         raw = await proxy.ask(GET.replace(b"GET", method.encode()))
         assert raw.startswith(b"HTTP/1.1 %d " % answers)
         assert len(upstream.heads) == 3 + (2 if answers == 200 else 1)
+
+
+async def test_a_request_on_a_connection_that_a_health_probe_made_is_repeated() -> None:
+    async with (
+        raw_upstream(one_each) as upstream,
+        gateway(upstream.url) as proxy,
+        aiohttp.ClientSession(connector=proxy.connector, connector_owner=False) as session,
+    ):
+        async with session.head(upstream.url) as response:
+            assert response.status == 200
+        assert (await proxy.ask(GET)).startswith(b"HTTP/1.1 200 ")
+        assert upstream.connections == 2
 
 
 async def test_a_request_with_a_body_is_never_repeated() -> None:

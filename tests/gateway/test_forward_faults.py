@@ -47,6 +47,8 @@ def says(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
             "upstream_bad_answer",
         ),
+        (b"HTTP/1.1 099 Odd\r\nContent-Length: 0\r\n\r\n", "upstream_bad_answer"),
+        (b"HTTP/1.1 000 Odd\r\nContent-Length: 0\r\n\r\n", "upstream_bad_answer"),
         (b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 100_000 + b"\r\n\r\n", "upstream_bad_answer"),
     ],
 )
@@ -109,6 +111,24 @@ async def test_silence_in_the_middle_of_an_answer_breaks_it_off_on_time() -> Non
         assert 0.25 < time.monotonic() - begin < 2.0
         await upstream.saw_close()
         assert (await proxy.last()).outcome is Outcome.UPSTREAM_FAILED
+
+
+async def test_a_broken_chunk_breaks_the_answer_off_at_once() -> None:
+    async def break_chunk(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await upstream.read_head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await asyncio.sleep(0.1)
+        writer.write(b"not a size\r\n")
+        await reader.read()
+
+    async with raw_upstream(break_chunk) as upstream, gateway(upstream.url, idle_s=30.0) as proxy:
+        begin = time.monotonic()
+        raw = await proxy.ask(GET)
+        assert raw.endswith(b"\r\n5\r\nhello\r\n")
+        assert time.monotonic() - begin < 2.0
+        await upstream.saw_close()
+        assert (await proxy.last()).outcome is Outcome.UPSTREAM_FAILED
+        assert proxy.connector.in_use == 0
 
 
 async def test_a_slow_answer_that_keeps_coming_is_waited_for() -> None:

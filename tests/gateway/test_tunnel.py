@@ -309,3 +309,41 @@ async def test_a_side_that_does_not_read_holds_the_other_back(slow: str) -> None
         else:
             assert await count_rest(client) == size
             assert stream.bytes_out == size
+
+
+async def test_a_client_that_leaves_while_the_upstream_does_not_read_ends_the_tunnel() -> None:
+    """Its leaving cannot be seen, for nothing is read from it; the upstream's not reading can."""
+
+    async def deaf(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await upstream.read_head(reader)
+        writer.write(SWITCHED)
+        await gone.wait()
+
+    gone = asyncio.Event()
+    async with raw_upstream(deaf) as upstream, gateway(upstream.url, idle_s=0.3) as proxy:
+        async with proxy.connect() as client:
+            await client.send(UPGRADE)
+            await client.reader.readuntil(b"\r\n\r\n")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.25):
+                    while True:
+                        await client.send(bytes(1024 * 1024))
+            reset(client.writer)
+        assert (await proxy.last()).outcome is Outcome.UPSTREAM_FAILED
+        assert proxy.connector.in_use == 0
+        gone.set()
+
+
+async def test_a_client_that_does_not_read_is_given_up() -> None:
+    async def push(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await upstream.read_head(reader)
+        writer.write(SWITCHED)
+        while True:
+            writer.write(bytes(65536))
+            await writer.drain()
+
+    async with raw_upstream(push) as upstream, gateway(upstream.url, idle_s=0.3) as proxy, proxy.connect() as client:
+        await client.send(UPGRADE)
+        assert (await proxy.last()).outcome is Outcome.ABORTED
+        await upstream.saw_close()
+        assert proxy.connector.in_use == 0

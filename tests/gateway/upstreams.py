@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import aiohttp
@@ -129,16 +130,17 @@ async def app_upstream(*routes: web.AbstractRouteDef) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-def open_stream() -> OpenStream:
+def open_stream(*, is_activated: bool = True) -> OpenStream:
     """The account of a request whose token is good."""
+    now = datetime.now(UTC)
     grant = TokenGrant(
         token_id=UUID(int=7),
         user_id=UUID(int=8),
         token_hash=bytes(32),
         duration_hours=24,
         scope="full",
-        activated_at=None,
-        expires_at=None,
+        activated_at=now if is_activated else None,
+        expires_at=now + timedelta(hours=24) if is_activated else None,
     )
     return OpenStream(
         Admission(grant=grant, device=Device.of("device-0001"), confirmed_at=0.0, decision=None),
@@ -153,11 +155,13 @@ class Gateway:
 
     port: int
     connector: UpstreamConnector
+    runner: HardenedRunner
     streams: list[OpenStream] = field(default_factory=list)
     finished: asyncio.Queue[OpenStream] = field(default_factory=asyncio.Queue)
     errors: list[str] = field(default_factory=list)
     own: Iterable[tuple[str, str]] = (("X-Token-Expires-At", "2030-01-01T00:00:00Z"),)
     refuses: ZenzefiError | None = None  # raised when the upstream has answered
+    is_activated: bool = True  # the token's clock runs before the request
     ends_at_once: StreamEnd | None = None  # each stream's end, from before it goes upstream
     answers: int = 0
 
@@ -166,7 +170,7 @@ class Gateway:
         return f"http://127.0.0.1:{self.port}"
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        stream = open_stream()
+        stream = open_stream(is_activated=self.is_activated)
         self.streams.append(stream)
         if self.ends_at_once is not None:
             stream.end(self.ends_at_once)
@@ -252,9 +256,9 @@ async def gateway(
         app = web.Application(client_max_size=0)
         app[SESSION] = session
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        served = Gateway(port=listener.getsockname()[1], connector=connector)
-        app.router.add_route("*", "/{path:.*}", served.handle, expect_handler=defer_continue)
         runner = HardenedRunner(app)
+        served = Gateway(port=listener.getsockname()[1], connector=connector, runner=runner)
+        app.router.add_route("*", "/{path:.*}", served.handle, expect_handler=defer_continue)
         await runner.setup()
         try:
             await web.SockSite(runner, listener).start()

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
-from aiohttp import ClientError, StreamReader, hdrs, web
+from aiohttp import ClientError, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
 from zenzefi.errors import ZenzefiError
+from zenzefi.gateway.download import Download
 from zenzefi.gateway.errors import (
     AccessEnded,
     BadAnswer,
@@ -23,6 +24,7 @@ from zenzefi.gateway.paths import CanonicalPath
 from zenzefi.gateway.response import ProxiedResponse
 from zenzefi.gateway.streams import OpenStream
 from zenzefi.gateway.tunnel import tunnel
+from zenzefi.gateway.upload import Upload
 from zenzefi.gateway.upstream import Answer, Exchange
 from zenzefi.gateway.watchdog import Watchdog
 from zenzefi.infra.http import UpstreamConnector
@@ -58,11 +60,10 @@ class Relay:
         self._exchange = Exchange(connector, request.method)
         self._watchdog = Watchdog(self._loop, self._on_silence)
         self._response: ProxiedResponse | None = None
-        self._upload: asyncio.Task[None] | None = None
-        self._is_request_whole = True  # nothing of the request's body is left to be sent
-        self._awaits_client = False  # the upload waits for the client's next chunk
-        self._writes_to_client = False
-        self._unsent_to_client = -1  # bytes, at the last look of the watchdog
+        self._upload: Upload | None = None  # of a body
+        self._uploading: asyncio.Task[None] | None = None
+        self._is_abandoned = False  # the client has gone, and the exchange goes on without it
+        self._download = Download(request, stream=stream, watchdog=self._watchdog)
 
     async def run(self, path: CanonicalPath, provenance: Provenance, on_answer: OnAnswer) -> web.StreamResponse:
         """Forward the request and give the response, which is sent by then."""
@@ -84,6 +85,8 @@ class Relay:
         if is_tunnel and (not upgrade or upgrade_of(message.headers) != upgrade):
             raise BadAnswer("The upstream switched to a protocol that was not asked for.")
         fields.extend(await on_answer())
+        if self._is_abandoned:
+            raise ClientGone
         if self._exchange.failure is not None:
             raise self._exchange.failure
         if is_tunnel:
@@ -111,14 +114,24 @@ class Relay:
         self.fail(AccessEnded(reason))
 
     def client_gone(self) -> None:
-        """End the request because nobody waits for the answer."""
-        self.fail(ClientGone())
+        """Nobody waits for the answer any more: end the request, unless its answer is what starts the token's clock.
+
+        The upstream serves a request that it has, whoever waits. Were it dropped here, a token that is not activated
+        would be used for nothing and then refunded. So the exchange goes on to its answer's head, which the head
+        timeout bounds, and nothing of it is sent.
+        """
+        upload = self._upload
+        is_on_its_way = self._exchange.is_under_way and (upload is None or upload.is_received)
+        if is_on_its_way and self._response is None and self._stream.grant.activated_at is None:
+            self._is_abandoned = True
+        else:
+            self.fail(ClientGone())
 
     def settle(self, error: ZenzefiError) -> None:
         """Note what came of the request."""
         if self._stream.end_reason is not None:
             return  # whoever ended the stream has said so
-        if isinstance(error, ClientGone | BadUpload | UploadTooSlow):
+        if self._is_abandoned or isinstance(error, ClientGone | BadUpload | UploadTooSlow):
             self._stream.outcome = Outcome.ABORTED
         elif error.status in (502, 503, 504):
             self._stream.outcome = Outcome.UPSTREAM_FAILED
@@ -127,10 +140,15 @@ class Relay:
         """Let go of everything; what is unfinished is broken off."""
         self._watchdog.stop()
         self._exchange.close()
-        if self._upload is not None and not self._upload.done():
+        if self._uploading is not None and not self._uploading.done():
             # The server reads what is left of the body next, and two readers at a time are an error.
-            self._upload.cancel()
-            await asyncio.wait([self._upload])
+            self._uploading.cancel()
+            await asyncio.wait([self._uploading])
+
+    @property
+    def _is_request_whole(self) -> bool:
+        """Whether nothing of the request is left to be sent."""
+        return self._upload is None or self._upload.is_sent
 
     def _upgrade(self) -> str:
         """The protocol to switch to: WebSocket or none, which is all that the server's parser lets through."""
@@ -160,9 +178,10 @@ class Relay:
         )
         if not request.body_exists:
             return await self._ask_without_body(head)
+        self._upload = Upload(request, stream=self._stream, watchdog=self._watchdog)
         if request.content.is_eof():
-            return await self._ask_with_whole_body(head, chunked=chunked)
-        return await self._ask_while_uploading(head, length=length, expects=expects)
+            return await self._ask_with_whole_body(head, self._upload, chunked=chunked)
+        return await self._ask_while_uploading(head, self._upload, length=length, expects=expects)
 
     async def _ask_without_body(self, head: bytes) -> Answer:
         exchange = self._exchange
@@ -177,83 +196,57 @@ class Relay:
         self._watchdog.start(self._timeouts.head_s)
         return await exchange.answer()
 
-    async def _ask_with_whole_body(self, head: bytes, *, chunked: bool) -> Answer:
-        try:
-            body = self._request.content.read_nowait()
-        except Exception as error:  # the server's protocol may put any error on the body
-            raise BadUpload("The request body could not be read.") from error
-        self._stream.bytes_in += len(body)
+    async def _ask_with_whole_body(self, head: bytes, upload: Upload, *, chunked: bool) -> Answer:
+        body = upload.take_whole()
         if chunked:
             body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
         await self._exchange.send(head + body)
+        upload.is_sent = True
         self._watchdog.start(self._timeouts.head_s)
         return await self._exchange.answer()
 
-    async def _ask_while_uploading(self, head: bytes, *, length: int | None, expects: bool) -> Answer:
+    async def _ask_while_uploading(self, head: bytes, upload: Upload, *, length: int | None, expects: bool) -> Answer:
         exchange = self._exchange
-        self._is_request_whole = False
         await exchange.send(head)
         if expects:
             answer = await self._await_invitation()
             if answer is not None:
                 return answer
+            await upload.invite()
         self._watchdog.start(self._timeouts.idle_s)
-        self._upload = self._loop.create_task(self._send_body(exchange.body_writer(content_length=length)))
+        self._uploading = self._loop.create_task(self._send_body(upload, exchange.body_writer(content_length=length)))
         return await exchange.answer()
 
     async def _await_invitation(self) -> Answer | None:
-        """Wait until the upstream wants the body, and ask the client for it; or give the answer that came instead."""
+        """Wait until the upstream wants the body; or give the answer that came instead."""
         try:
             async with asyncio.timeout(CONTINUE_WAIT_S):
                 answer = await self._exchange.answer(interim=100)
         except TimeoutError:
-            pass
-        else:
-            if answer.message.code != 100:
-                return answer
-        writer = self._request.writer
-        try:
-            await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        except (ClientError, OSError) as error:
-            raise ClientGone from error
-        writer.output_size = 0  # aiohttp takes a non-zero size for the start of the final response
-        return None
+            return None
+        return None if answer.message.code == 100 else answer
 
-    async def _send_body(self, writer: AbstractStreamWriter) -> None:
+    async def _send_body(self, upload: Upload, writer: AbstractStreamWriter) -> None:
         """Send the request's body; runs as a task, so that an early answer is heard meanwhile."""
-        content, stream, watchdog, loop = self._request.content, self._stream, self._watchdog, self._loop
-        while True:
-            self._awaits_client = True
-            try:
-                chunk = await content.readany()
-            except Exception:  # noqa: BLE001  the server's protocol may put any error on the body
-                self.fail(ClientGone() if self._is_client_gone() else BadUpload("The request body is malformed."))
-                return
-            self._awaits_client = False
-            watchdog.last_sign = loop.time()
-            stream.bytes_in += len(chunk)
-            try:
-                if not chunk:
-                    await writer.write_eof()
-                    self._is_request_whole = True
-                    break
-                await writer.write(chunk)
-            except (ClientError, OSError):
-                return  # the upstream hung up; whoever waits for its answer sees that, and the answer if there is one
-            watchdog.last_sign = loop.time()
-        if self._response is None:
-            watchdog.start(self._timeouts.head_s)
-
-    def _is_client_gone(self) -> bool:
-        transport = self._request.transport
-        return transport is None or transport.is_closing()
+        try:
+            await upload.send(writer)
+        except ZenzefiError as error:
+            self.fail(error)
+        else:
+            if upload.is_sent and self._response is None:
+                self._watchdog.start(self._timeouts.head_s)
 
     async def _tunnel(self, fields: Iterable[tuple[str, str]], *, protocol_name: str) -> web.StreamResponse:
         self._watchdog.stop()
         watch_disconnect(self._request, None)  # a close is how tunnels end; the tunnel hears of it by itself
         try:
             return await tunnel(
-                self._request, self._exchange, fields=fields, protocol_name=protocol_name, stream=self._stream
+                self._request,
+                self._exchange,
+                fields=fields,
+                protocol_name=protocol_name,
+                stream=self._stream,
+                stall_s=self._timeouts.idle_s,
             )
         except (ClientError, OSError) as error:
             raise ClientGone from error
@@ -274,29 +267,12 @@ class Relay:
         assert writer is not None
         if body.total_bytes == 0:
             writer.send_headers()  # the body may be long in coming, but the client is to know that it will
-        if await self._send_answer_body(body, writer) and self._exchange.is_whole(answer):
+        if await self._download.send(body, writer) and self._exchange.is_whole(answer):
             self._watchdog.stop()
             self._release()
             await response.write_eof()
         else:
             self.fail(UpstreamUnreachable("The upstream broke its answer off."))
-
-    async def _send_answer_body(self, body: StreamReader, writer: AbstractStreamWriter) -> bool:
-        """Pass the body on; False when it broke off."""
-        stream, watchdog, loop = self._stream, self._watchdog, self._loop
-        while True:
-            try:
-                chunk = await body.readany()
-            except (ClientError, OSError):
-                return False
-            if not chunk:
-                return True
-            watchdog.last_sign = loop.time()
-            stream.bytes_out += len(chunk)
-            self._writes_to_client = True
-            await writer.write(chunk)
-            self._writes_to_client = False
-            watchdog.last_sign = loop.time()
 
     def _release(self) -> None:
         """Give the connection back, unless the upstream still waits for the rest of the request on it."""
@@ -307,16 +283,12 @@ class Relay:
 
     def _on_silence(self) -> None:
         """Nothing moved for the time allowed: find out who is to blame."""
-        if self._writes_to_client:
-            transport = self._request.transport
-            unsent = transport.get_write_buffer_size() if transport is not None else 0
-            if unsent != self._unsent_to_client:
-                # A slow reader is not a dead one: as long as it takes something in each period, it is waited for.
-                self._unsent_to_client = unsent
+        if self._download.awaits_client:
+            if self._download.was_taken_from():
                 self._watchdog.start(self._timeouts.idle_s)
             else:
                 self.fail(ClientGone())
-        elif self._awaits_client and self._response is None:
+        elif self._upload is not None and self._upload.awaits_client and self._response is None:
             self.fail(UploadTooSlow("Nothing of the request body arrived for too long."))
         else:
             self.fail(UpstreamTimeout("The upstream did not answer in time."))

@@ -9,6 +9,7 @@ from aiohttp import ClientError, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import StreamWriter
 
+from zenzefi.gateway.models import Outcome
 from zenzefi.gateway.response import ProxiedResponse
 from zenzefi.gateway.streams import OpenStream
 from zenzefi.gateway.upstream import LINGER_S, Exchange
@@ -26,11 +27,14 @@ async def tunnel(
     fields: Iterable[tuple[str, str]],
     protocol_name: str,
     stream: OpenStream,
+    stall_s: float,
 ) -> web.StreamResponse:
     """Tell the client that the upstream switched protocols, and pass bytes until either side closes.
 
-    No idle timeout applies. Aborting the exchange ends the tunnel at once; a close of either side ends it once what
-    was sent before has been delivered to the other, if it takes it within LINGER_S. The caller closes the exchange.
+    No idle timeout applies; but a side that has bytes waiting for it and takes none of them for `stall_s` seconds is
+    given up, because the other side's close cannot be seen while it is held back. Aborting the exchange ends the tunnel
+    at once; a close of either side ends it once what was sent before has been delivered to the other, if it takes it
+    within LINGER_S. The caller closes the exchange.
     """
     switched = [*fields, ("Connection", "Upgrade"), ("Upgrade", protocol_name)]
     response = ProxiedResponse(status=101, reason="Switching Protocols", headers=switched)
@@ -42,7 +46,10 @@ async def tunnel(
     closed = asyncio.Event()
     upward = Pipe(source=client, sink=upstream, stream=stream, counter="bytes_in", closed=closed)
     downward = Pipe(source=upstream, sink=client, stream=stream, counter="bytes_out", closed=closed)
-    flows = [asyncio.ensure_future(pipe.keep_flowing()) for pipe in (upward, downward)]
+    flows = [
+        asyncio.ensure_future(pipe.keep_flowing(stall_s=stall_s, if_stalled=outcome))
+        for pipe, outcome in ((upward, Outcome.UPSTREAM_FAILED), (downward, Outcome.ABORTED))
+    ]
     client_transport = client.transport
     try:
         _keep_alive(client_transport)
@@ -94,18 +101,49 @@ class Pipe:
         """Note that the source closed; called by its protocol."""
         self._closed.set()
 
-    async def keep_flowing(self) -> None:
-        """Let the source send again each time when the sink has taken in what it had."""
-        writer = StreamWriter(self._sink, asyncio.get_running_loop())
+    async def keep_flowing(self, *, stall_s: float, if_stalled: Outcome) -> None:
+        """Let the source send again each time when the sink has taken in what it had; give a dead sink up."""
         while True:
             await self._full.wait()
             try:
-                await writer.drain()
+                is_taken = await self._drain(stall_s)
             except (ClientError, OSError):
                 self._closed.set()
                 return
+            if not is_taken:
+                self._give_up(if_stalled)
+                return
             self._full.clear()
             self._source.resume_reading()
+
+    async def _drain(self, stall_s: float) -> bool:
+        """Wait until the sink has room; False when it took nothing in for `stall_s` seconds."""
+        writer = StreamWriter(self._sink, asyncio.get_running_loop())
+        unsent = self._unsent()
+        while True:
+            try:
+                async with asyncio.timeout(stall_s) as limit:
+                    await writer.drain()
+            except TimeoutError:
+                before, unsent = unsent, self._unsent()
+                if not limit.expired():
+                    raise  # the connection's own: ETIMEDOUT
+                if unsent == before:
+                    return False
+            else:
+                return True
+
+    def _unsent(self) -> int:
+        transport = self._sink.transport
+        return transport.get_write_buffer_size() if transport is not None else 0
+
+    def _give_up(self, outcome: Outcome) -> None:
+        if self._stream.end_reason is None:
+            self._stream.outcome = outcome
+        transport = self._sink.transport
+        if transport is not None:
+            transport.abort()
+        self._closed.set()
 
 
 def _keep_alive(transport: asyncio.BaseTransport | None) -> None:

@@ -14,8 +14,9 @@ from zenzefi.errors import ZenzefiError
 from zenzefi.gateway.errors import BadAnswer, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
 from zenzefi.infra.http import CircuitOpen, UpstreamConnector
 
-# Reading pauses once twice this waits for a slow client: memory per exchange stays below 0.5 MiB, and one read of the
-# event loop (256 KiB) still fits without a pause per read.
+# Reading pauses once twice this waits for a slow client: a read of the event loop (256 KiB) still fits without a pause
+# per read. An exchange that is held up keeps several reads in memory: one that waits to be parsed, one here, and what
+# the client's connection has not taken. About 1 MB was measured, and a token's streams are limited.
 READ_BUFFER_BYTES = 128 * 1024
 # Single fields of real servers (policies, large cookies) outgrow aiohttp's 8 KiB.
 MAX_FIELD_BYTES = 64 * 1024
@@ -54,6 +55,11 @@ class Exchange:
         """The protocol of the connection that the request went out on."""
         assert self._protocol is not None
         return self._protocol
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the request's head went out, once at least."""
+        return self._protocol is not None
 
     @property
     def failure(self) -> ZenzefiError | None:
@@ -111,12 +117,14 @@ class Exchange:
 
         Raises:
             UpstreamUnreachable: the connection ended before an answer came.
-            BadAnswer: what came is no HTTP answer.
+            BadAnswer: what came is no HTTP answer, or has a status that there is not.
             ZenzefiError: the reason given to abort().
         """
         try:
             while True:
                 message, body = await self.protocol.read()
+                if message.code < 100:  # RFC 9110, section 15: three digits of which the first is 1 to 5
+                    raise BadAnswer(f"The upstream's answer has the status {message.code:03}.")
                 if message.code >= 200 or message.code in (101, interim):
                     return Answer(message, body, close_delimited=self._is_close_delimited(message))
         except HttpProcessingError as error:

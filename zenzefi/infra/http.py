@@ -5,11 +5,22 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from weakref import WeakSet
+from functools import partial
+from typing import Any, cast
 
-from aiohttp import ClientError, ClientRequest, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, hdrs
+from aiohttp import (
+    ClientError,
+    ClientPayloadError,
+    ClientRequest,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    TCPConnector,
+    hdrs,
+)
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tracing import Trace
 from yarl import URL
 
@@ -49,6 +60,25 @@ class UpstreamTimeouts:
     idle_s: float
 
 
+class UpstreamProtocol(ResponseHandler):
+    """One connection to the upstream; it knows whether it is new, and has a broken answer's reader hear of it."""
+
+    is_new = True  # no request has gone out on it
+
+    def set_response_params(self, **params: Any) -> None:
+        """Prepare for the answer of the next request."""
+        self.is_new = False
+        super().set_response_params(**params)
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        """Fail whoever waits for an answer's head, and, where aiohttp forgets it, whoever reads its body."""
+        cause = exc if exc_cause is None else exc_cause
+        super().set_exception(exc, cause)
+        body = self._payload
+        if isinstance(exc, HttpProcessingError) and body is not None and not body.is_eof():
+            body.set_exception(ClientPayloadError("the answer's framing is broken"), cause)
+
+
 class UpstreamConnector(TCPConnector):
     """The pool of connections to the one upstream, behind a circuit breaker that counts failures to connect."""
 
@@ -70,7 +100,7 @@ class UpstreamConnector(TCPConnector):
         self.base_path = url.raw_path.rstrip("/").encode("ascii")
         self.authority = url.raw_authority.rpartition("@")[2].encode("ascii")
         self._max_connections = max_connections
-        self._new: WeakSet[ResponseHandler] = WeakSet()
+        self._factory = cast("partial[ResponseHandler]", partial(UpstreamProtocol, loop=self._loop))
         # aiohttp asks for a request to find where to connect to; this one stands for all of ours.
         self._destination = ClientRequest(hdrs.METH_GET, url, loop=self._loop, skip_auto_headers=AUTOMATIC_HEADERS)
 
@@ -100,9 +130,8 @@ class UpstreamConnector(TCPConnector):
         while True:
             connection = await self.connect(self._destination, [], NO_TIMEOUT)
             protocol = connection.protocol
-            assert protocol is not None
-            if protocol in self._new:
-                self._new.discard(protocol)
+            assert isinstance(protocol, UpstreamProtocol)
+            if protocol.is_new:
                 return connection, True
             # What arrived on an idle connection answers nothing that we asked (often it is a 408 before the close).
             if not fresh and not protocol.should_close:
@@ -121,7 +150,6 @@ class UpstreamConnector(TCPConnector):
             self.breaker.record_failure()
             raise
         self.breaker.record_success()
-        self._new.add(protocol)
         return protocol
 
 
