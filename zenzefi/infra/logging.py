@@ -22,7 +22,7 @@ REDACTED = "[redacted]"
 _SECRET_KEY = re.compile(
     r"(?i)pass(word|wd)|secret|authorization|cookie|api_?key|(^|_)token$|access_token|refresh_token"
 )
-# Access tokens, refresh tokens, JWTs, a payment provider's keys, and the password of a URL, wherever they stand in a text.
+# Access tokens, refresh tokens, JWTs, payment providers' keys, and the password of a URL, wherever they stand.
 _SECRET_TEXT = re.compile(
     r"zn[zr]_[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"
     r"|(?:sk|rk)_(?:live|test)_[A-Za-z0-9]+|whsec_[A-Za-z0-9+/=]+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
