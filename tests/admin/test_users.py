@@ -148,7 +148,7 @@ async def test_a_superuser_is_made_and_unmade(superuser: Person, person: Person)
         ("PATCH", NOBODY, {"is_active": False}, 404),
         ("PATCH", "me", {"is_active": False}, 404),
         ("POST", f"{NOBODY}/adjustments", {"amount": "1.00", "reason": "a gift"}, 404),
-        ("POST", f"{NOBODY}/adjustments", {"amount": "-1.00", "reason": "a gift"}, 402),
+        ("POST", f"{NOBODY}/adjustments", {"amount": "-1.00", "reason": "a gift"}, 404),
         ("POST", "0/adjustments", {"amount": "1.00", "reason": "a gift"}, 404),
         *(
             ("POST", "{id}/adjustments", body, 422)

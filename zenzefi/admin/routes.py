@@ -7,6 +7,7 @@ from aiohttp import web
 
 from zenzefi.access import service as access
 from zenzefi.accounts import moderation
+from zenzefi.accounts import service as accounts
 from zenzefi.accounts.moderation import FlagChanges
 from zenzefi.accounts.schemas import UserSchema
 from zenzefi.admin import service
@@ -86,11 +87,12 @@ async def patch_user(request: web.Request) -> web.Response:
 @response_schema(TransactionSchema(), 201, description="The transaction")
 async def post_adjustment(request: web.Request) -> web.Response:
     """Give to a wallet or take from it."""
-    user_id = _id_of(request, "user_id")
+    # Looked up first: to take from nobody's wallet is not to find it too empty.
+    user = await accounts.get_user(request.app[CTX], user_id=_id_of(request, "user_id"))
 
     async def adjust(conn: Connection) -> JsonObject:
         entry = await adjustments.adjust(
-            conn, ctx=request.app[CTX], user_id=user_id, **request[JSON], actor=actor_of(request)
+            conn, ctx=request.app[CTX], user_id=user.id, **request[JSON], actor=actor_of(request)
         )
         adjusted: JsonObject = _TRANSACTION.dump(entry)
         return adjusted
