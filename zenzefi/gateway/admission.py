@@ -19,6 +19,7 @@ from zenzefi.gateway.flights import Flights
 from zenzefi.gateway.models import Device
 from zenzefi.gateway.streams import OpenStreams
 from zenzefi.gateway.tokens import GrantCache, Recollection
+from zenzefi.ratelimit.errors import RateLimitExceeded
 from zenzefi.ratelimit.ring import LimitClass
 from zenzefi.ratelimit.service import limiter_of, token_subject
 from zenzefi.ratelimit.subject import Decision
@@ -40,12 +41,14 @@ class Verdict:
     """What is known of a token and a device.
 
     ``grant`` is None when the token cannot be used. ``held_by_other_ms`` is 0 unless another device holds it for so
-    long; it says nothing when the scope does not fit, for then no lease was taken.
+    long; ``refusal`` is there when the lease is free, and was not taken because the token's limit is reached. Both say
+    nothing when the scope does not fit, for then no lease was asked for.
     """
 
     grant: TokenGrant | None
-    held_by_other_ms: int
     confirmed_at: float
+    held_by_other_ms: int = 0
+    refusal: RateLimitExceeded | None = None
 
 
 class Admissions:
@@ -75,7 +78,6 @@ class Admissions:
         No I/O within a second of the last confirmation; else one call of Redis; else PostgreSQL.
 
         Raises:
-            RateLimitExceeded: the lease is free, and the token's limit reached.
             DatabaseUnavailable: only PostgreSQL could know, and it is away.
         """
         remembered = self._remembered(token_hash, device, scopes)
@@ -168,7 +170,7 @@ class Admissions:
         is_holder = entry.holder is not None and entry.holder.device_hash == device.device_hash
         if grant is not None and grant.scope in scopes and not is_holder:
             return None
-        return Verdict(grant=grant, held_by_other_ms=0, confirmed_at=entry.confirmed_at)
+        return Verdict(grant=grant, confirmed_at=entry.confirmed_at)
 
     async def _confirm(self, token_hash: bytes, device: Device, scopes: Scopes) -> Verdict:
         started = self._monotonic()
@@ -182,25 +184,31 @@ class Admissions:
         else:
             grant = loaded = await access.find_grant(self._ctx, token_hash=token_hash)
             lifetime_s = tokens.CACHE_S
-        held_by_other_ms, holder = 0, None
+        held_by_other_ms, holder, refusal = 0, None, None
         if grant is not None and grant.scope in scopes:
-            held_by_other_ms = await self._lease(grant, device, known)
-            holder = device if held_by_other_ms == 0 else None
+            held_by_other_ms, refusal = await self._lease(grant, device, known)
+            holder = device if held_by_other_ms == 0 and refusal is None else None
         if known is not None:
             renewed = known.grant is not None and known.holder is not None  # by the script itself
             lost_for_ms = await self._remember(token_hash, loaded, None if renewed else holder, confirmed_at=started)
             if lost_for_ms:
                 held_by_other_ms, holder = lost_for_ms, None
         self._cache.put(token_hash, grant, holder=holder, confirmed_at=started, lifetime_s=lifetime_s)
-        return Verdict(grant=grant, held_by_other_ms=held_by_other_ms, confirmed_at=started)
+        return Verdict(grant=grant, held_by_other_ms=held_by_other_ms, confirmed_at=started, refusal=refusal)
 
-    async def _lease(self, grant: TokenGrant, device: Device, known: Recollection | None) -> int:
-        """For how long another device holds the token; 0 when this one holds it now."""
-        if known is None or known.holder is None:
-            if self._limiter is not None:  # a request that is refused must not keep other devices out
+    async def _lease(
+        self, grant: TokenGrant, device: Device, known: Recollection | None
+    ) -> tuple[int, RateLimitExceeded | None]:
+        """For how long another device holds the token, 0 when none does; and why this one does not hold it then."""
+        if known is not None and known.holder is not None:
+            return (known.lease_ms if known.holder.device_hash != device.device_hash else 0), None
+        if self._limiter is not None:  # a request that is refused must not keep other devices out
+            try:
                 await self._limiter.require_room(token_subject(grant.token_hash))
-            return await devices.take_lease(self._ctx, grant=grant, device=device)
-        return known.lease_ms if known.holder.device_hash != device.device_hash else 0
+            except RateLimitExceeded as refusal:
+                # Redis may have lost the lease; then its holder comes before the limit, as everywhere.
+                return await devices.held_by_other_ms(self._ctx, grant=grant, device=device), refusal
+        return await devices.take_lease(self._ctx, grant=grant, device=device), None
 
     async def _recall(self, token_hash: bytes, device: Device | None, scopes: Scopes) -> Recollection | None:
         limiter, name = self._limiter if scopes else None, token_subject(token_hash)

@@ -6,6 +6,7 @@ usage (zenzefi.gateway.metering).
 """
 
 import math
+from datetime import datetime
 from typing import Final
 
 from zenzefi.access.models import TokenGrant
@@ -34,7 +35,22 @@ async def take_lease(ctx: Context, *, grant: TokenGrant, device: Device) -> int:
     if lease is None:
         return _FREED_MEANWHILE_MS
     _, expires_at = lease
-    return max(_FREED_MEANWHILE_MS, math.ceil((expires_at - now).total_seconds() * 1000))
+    return _rest_ms(expires_at, now)
+
+
+async def held_by_other_ms(ctx: Context, *, grant: TokenGrant, device: Device) -> int:
+    """The milliseconds for which another device holds the token by PostgreSQL's word; 0 when none does.
+
+    Raises:
+        DatabaseUnavailable: nobody can know now.
+    """
+    now = ctx.now()
+    async with ctx.connection() as conn:
+        lease = await queries.find_device_lease(conn, token_id=grant.token_id, now=now)
+    if lease is None:
+        return 0
+    device_hash, expires_at = lease
+    return 0 if device_hash == device.device_hash else _rest_ms(expires_at, now)
 
 
 async def find_holder(ctx: Context, *, grant: TokenGrant) -> Device | None:
@@ -50,3 +66,7 @@ async def find_holder(ctx: Context, *, grant: TokenGrant) -> Device | None:
         device_hash, _ = lease
         hint = await queries.find_device_hint(conn, token_id=grant.token_id, device_hash=device_hash)
     return Device(device_hash=device_hash, hint=hint or "…")
+
+
+def _rest_ms(expires_at: datetime, now: datetime) -> int:
+    return math.ceil((expires_at - now).total_seconds() * 1000)

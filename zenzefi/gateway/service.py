@@ -118,6 +118,10 @@ async def admit(gateway: Gateway, *, token: str, device: Device, method: str, pa
         DEVICE_CONFLICTS.labels().inc()
         # The second that a lease lasts longer is ours, not a part of what is promised.
         raise DeviceConflict(remaining_ms=min(verdict.held_by_other_ms, LEASE_S * 1000))
+    if verdict.refusal is not None:
+        gateway.meter.count_denied(grant)
+        RATE_LIMIT_DECISIONS.labels(LimitClass.PROXY, "rejected").inc()
+        raise verdict.refusal
     try:
         decision = await gateway.admissions.charge(grant.token_hash)
     except (RateLimitExceeded, LimitUnknown):
@@ -228,10 +232,6 @@ async def _judge(gateway: Gateway, token: str, device: Device, scopes: Scopes) -
         return await gateway.admissions.judge(token_hash=_hash_of(token), device=device, scopes=scopes)
     except DatabaseUnavailable:
         _UNKNOWN.inc()
-        raise
-    except RateLimitExceeded:
-        _USABLE.inc()
-        RATE_LIMIT_DECISIONS.labels(LimitClass.PROXY, "rejected").inc()
         raise
 
 
