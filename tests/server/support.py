@@ -122,6 +122,13 @@ async def echo(request: web.Request) -> web.Response:
     return web.Response(body=body)
 
 
+async def count_pieces(request: web.Request) -> web.Response:
+    """In how many pieces the body lies here, when all that was sent of it has come."""
+    await asyncio.sleep(0.2)
+    sizes = [len(piece) async for piece, _ in request.content.iter_chunks()]
+    return web.Response(text=f"{len(sizes)} {sum(sizes)}")
+
+
 async def process_id(_request: web.Request) -> web.Response:
     return web.Response(text=str(os.getpid()))
 
@@ -193,6 +200,7 @@ def small_app() -> web.Application:
     app.router.add_get("/ws", websocket)
     app.router.add_get("/fail", fail)
     app.router.add_post("/slow-read", slow_read)
+    app.router.add_post("/pieces", count_pieces)
     app.router.add_route("*", "/ignore", ignore_body)
     app.router.add_get("/process", process_id)
     app.router.add_route("*", "/{path:.*}", echo)

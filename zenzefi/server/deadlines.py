@@ -19,6 +19,7 @@ class Deadlines:
     idle_s: float = 75.0  # between requests; longer than the 60 s a reverse proxy keeps its connections by default
     write_stall_s: float = 60.0  # without one byte of a response accepted
     linger_s: float = 1.0  # after a refusal and at a drain: time for what is already on its way
+    unwanted_s: float = 2.0  # after an answer: time for the rest of a body that was not read
     sweep_s: float = 1.0
 
 

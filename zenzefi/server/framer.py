@@ -14,6 +14,7 @@ from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
+from zenzefi.server.chunks import ChunkReader
 from zenzefi.server.errors import MalformedRequest, MethodUnknown, RefusedRequest
 from zenzefi.server.framing import CHUNKED, HEAD_END, HeadLimits, check_head, check_unfinished_head
 
@@ -28,11 +29,6 @@ _NOTHING: Parsed = ((), False, b"")
 # Requests that may wait behind the one being handled; aiohttp pauses reading at the same number.
 MAX_QUEUED = 32
 
-# What chunk sizes, extensions and trailers may weigh beside the data they carry: one-byte chunks weigh 5 bytes a
-# byte, and trailers have a head's size. llhttp itself reads extensions without end.
-_CHUNK_OVERHEAD_FACTOR = 16
-_CHUNK_OVERHEAD_BYTES = 64 * 1024
-
 
 def refused(error: RefusedRequest) -> Message:
     """The message that makes aiohttp's protocol answer with `error` in the request's turn."""
@@ -43,8 +39,8 @@ class RequestFramer:
     """One connection's framing; has the interface of aiohttp's HttpRequestParser as its protocol uses it."""
 
     __slots__ = (
+        "_chunks",
         "_closes",
-        "_fed",
         "_held",
         "_is_over",
         "_left",
@@ -52,7 +48,6 @@ class RequestFramer:
         "_parser",
         "_protocol",
         "_skipped_line",
-        "_terminator",
         "body",
         "head",
         "head_since",
@@ -66,8 +61,7 @@ class RequestFramer:
         self._closes = False  # the last request said that it is the last
         self._held = b""  # bytes that wait until the protocol reads again
         self._left = 0  # of a body with a length: bytes still to come; or CHUNKED
-        self._fed = 0  # of a chunked body: bytes that went to the parser
-        self._terminator = b""  # of a chunked body: its last bytes, which may begin the empty line that ends it
+        self._chunks = ChunkReader(limits)
         self._skipped_line = False
         self.body: StreamReader = EMPTY_PAYLOAD  # the body that is being received, or that was last
         self.head = b""  # the part of a head that is there
@@ -94,6 +88,7 @@ class RequestFramer:
     def feed_data(self, data: bytes) -> Parsed:
         """Take the connection's next bytes; return whole heads with their bodies, or refusals in their place."""
         if self._is_over:
+            self._protocol.note_dropped(len(data))
             return _NOTHING
         if self._held:
             data, self._held = self._held + data, b""
@@ -161,7 +156,9 @@ class RequestFramer:
             raise MalformedRequest
         messages.append((message, body))
         self.body = body
-        self._left, self._fed, self._terminator = length, 0, b""
+        self._left = length
+        if length == CHUNKED:
+            self._chunks.begin()
         self._closes = message.should_close
         return bool(upgraded)
 
@@ -169,40 +166,16 @@ class RequestFramer:
         upgraded = False
         try:
             if self._left == CHUNKED:
-                rest, upgraded = self._feed_chunks(data)
+                piece, rest = self._chunks.reframe(data)
             else:
                 piece, rest = data[: self._left], data[self._left :]
                 self._left -= len(piece)
-                _, upgraded, _ = self._parser.feed_data(piece)
+            # Also without a byte: the parser may have paused before the end that it was given.
+            _, upgraded, _ = self._parser.feed_data(piece)
         except (HttpProcessingError, RefusedRequest):
             self._fail_body(messages)
             return b"", False
         return rest, bool(upgraded)
-
-    def _feed_chunks(self, data: bytes) -> tuple[bytes, bool]:
-        # A chunked message ends with an empty line, so after every empty line the parser is asked whether it did.
-        position, size = 0, len(data)
-        while True:
-            known = self._terminator
-            end = (known + data[position : position + 4]).find(HEAD_END) if known else -1
-            if end >= 0:
-                end += 4 - len(known)
-            else:
-                found = data.find(HEAD_END, position)
-                end = found + 4 - position if found >= 0 else size - position
-            piece = data[position : position + end]
-            position += end
-            self._fed += end
-            self._terminator = (known + piece)[-3:]
-            _, upgraded, _ = self._parser.feed_data(piece)
-            if self.body.is_eof():
-                return data[position:], bool(upgraded)
-            if self._protocol.is_reading_paused:
-                return data[position:], False
-            if self._fed > _CHUNK_OVERHEAD_FACTOR * self.body.total_bytes + _CHUNK_OVERHEAD_BYTES:
-                raise MalformedRequest
-            if position >= size:
-                return b"", False
 
     def _fail_body(self, messages: list[Message]) -> None:
         self.close()

@@ -39,11 +39,12 @@ class HeadLimits:
         return self.request_line_bytes + self.fields_bytes
 
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 # Possessive quantifiers: the grammar is deterministic, so giving characters back could only cost time.
+FIELD_LINE: Final = TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 _HEAD = re.compile(
-    rb"(" + _TOKEN + rb"{1,32}+) ([!\"$-~]++) HTTP/1\.([01])\r\n"
-    rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
+    rb"(" + TOKEN + rb"{1,32}+) ([!\"$-~]++) HTTP/1\.([01])\r\n"
+    rb"(?:" + FIELD_LINE + rb")*+\r\n"
 )
 _OTHER_VERSION = re.compile(rb"[A-Z]{1,32}+ [!-~]++ HTTP/(?!1\.[01]\r)[0-9](?:\.[0-9])?\r\n")
 _DECISIVE_FIELDS = re.compile(
@@ -53,7 +54,7 @@ _UNDERSCORED_NAMES = re.compile(rb"\r\n([^:\r]*_[^:\r]*):")
 _HOST = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 # 18 digits stay below 2**63 in every reader on the way; no body of an exabyte is meant seriously.
 _CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
-_JUNK = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
+JUNK: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 
 # CGI and WSGI turn hyphens to underscores: an upstream of that kind reads X_User_Id as the X-User-Id that only the
 # gateway may set, and Content_Length as the length of a body.
@@ -128,6 +129,11 @@ def _body_length(head: bytes, *, is_1_0: bool) -> int:
     return int(length)
 
 
+def holds_decisive_field(trailers: bytes) -> bool:
+    """Whether one of the fields behind a body is of those that decide about the head's message."""
+    return _DECISIVE_FIELDS.search(b"\r\n" + trailers) is not None
+
+
 def check_unfinished_head(head: bytes, limits: HeadLimits, *, checked: int) -> None:
     """Refuse a head at once that cannot become a good one, instead of waiting for its end; `checked` bytes are known.
 
@@ -135,7 +141,7 @@ def check_unfinished_head(head: bytes, limits: HeadLimits, *, checked: int) -> N
         RefusedRequest: no continuation makes this head acceptable.
     """
     # From one byte before the known part's end: a carriage return there was still waiting for its line feed.
-    if not head[:1].isalnum() or _JUNK.search(head, max(checked - 1, 0)) is not None:
+    if not head[:1].isalnum() or JUNK.search(head, max(checked - 1, 0)) is not None:
         raise MalformedRequest
     if len(head) > limits.request_line_bytes + 2 and b"\r\n" not in head:
         raise TargetTooLong

@@ -2,9 +2,9 @@
 
 This module, framer.py and runner.py are the only ones that lean on aiohttp's private parts (3.14): RequestHandler's
 ``_parser``, ``_messages``, ``_waiter``, ``_current_request``, ``_payload_parser``, ``_request_count``,
-``_request_in_progress``, ``_task_handler``, ``_reading_paused``, ``_buffer_paused`` and ``_make_error_handler``, a
-request's ``_message``, and the web_protocol module's ``ERROR`` and ``_ErrInfo``. tests/server walks through each of
-them.
+``_request_in_progress``, ``_task_handler``, ``_force_close``, ``_reading_paused``, ``_buffer_paused`` and
+``_make_error_handler``, a request's ``_message``, and the web_protocol module's ``ERROR`` and ``_ErrInfo``.
+tests/server walks through each of them.
 
 **When the client goes away.** Handlers are not cancelled then (a money handler must never be half done). A handler that
 waits for something on the client's behalf may set ``request.protocol.on_disconnect`` to a function without parameters:
@@ -30,6 +30,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import ERROR, RequestHandler, RequestPayloadError, _ErrInfo
 
 from zenzefi.infra.instruments import HTTP_REQUESTS
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 
 _REFUSED = ERROR._replace(version=HttpVersion11)
 _NEVER_S = 10 * 86_400.0  # aiohttp's own keep-alive timer, which ours stands in for
-_BODY_LINGER_S = 5.0  # how long the rest of a body is read that its handler did not want
+# How much is read on that nobody wants: closing on unread bytes would reset the answer away, and what is on its way
+# already is worth reading; more is not.
+_UNWANTED_BYTES = 1024 * 1024
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +55,18 @@ log = structlog.get_logger(__name__)
 class HardenedProtocol(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_framer", "_lingering", "_link", "_orphan", "_server", "_watch", "_writer", "on_disconnect")
+    __slots__ = (
+        "_dropped",
+        "_framer",
+        "_lingering",
+        "_link",
+        "_orphan",
+        "_server",
+        "_unwanted",
+        "_watch",
+        "_writer",
+        "on_disconnect",
+    )
 
     def __init__(self, server: "HardenedServer", **options: Any) -> None:
         limits = server.limits
@@ -63,7 +77,7 @@ class HardenedProtocol(RequestHandler):
             max_headers=limits.fields,
             auto_decompress=False,  # a body goes upstream as it came, under the Content-Length that it came with
             keepalive_timeout=_NEVER_S,
-            lingering_time=_BODY_LINGER_S,
+            lingering_time=0,  # it would read on however much comes; see _take_unwanted
             access_log=None,  # type: ignore[arg-type]  # aiohttp's way to say: none; the middleware writes ours
             **options,
         )
@@ -76,6 +90,8 @@ class HardenedProtocol(RequestHandler):
         self._writer: AbstractStreamWriter | None = None
         self._orphan: asyncio.Task[None] | None = None  # serves a request whose client has gone
         self._lingering: asyncio.Future[None] | None = None
+        self._dropped = 0  # bytes that were not looked at since a refusal
+        self._unwanted: StreamReader | None = None  # the body that is only read away
 
     def now(self) -> float:
         """The event loop's time, in seconds."""
@@ -86,10 +102,11 @@ class HardenedProtocol(RequestHandler):
         """How many requests wait for the one that is being handled."""
         return len(self._messages)
 
-    @property
-    def is_reading_paused(self) -> bool:
-        """Whether a body's reader has asked for a pause."""
-        return self._reading_paused
+    def note_dropped(self, size: int) -> None:
+        """Count bytes that came behind a refusal."""
+        self._dropped += size
+        if self._dropped > _UNWANTED_BYTES:
+            self._end_linger()
 
     def begin(self, message: RawRequestMessage, writer: AbstractStreamWriter) -> RawRequestMessage:
         """Note that a request's turn has come; returns its head as the handler shall see it."""
@@ -115,8 +132,9 @@ class HardenedProtocol(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """End; tell whoever asked to be told."""
         self._link = None
-        if self._lingering is not None and not self._lingering.done():
-            self._lingering.set_result(None)
+        self._end_linger()
+        if self._unwanted is not None:
+            self._unwanted.set_exception(ConnectionResetError("the client left"))
         callback, self.on_disconnect = self.on_disconnect, None
         # After the request is over nobody is told: its handler no longer waits for anything.
         if callback is not None and self._request_in_progress:
@@ -209,6 +227,29 @@ class HardenedProtocol(RequestHandler):
             log.error("request_failed", request_id=request_id, client=_address(self), exc_info=exc)
         return _closing(status_response(status, "Something went wrong on our side.", request_id), request_id)
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the response; then take what is still on its way of a body that nobody read, within bounds."""
+        finished = await super().finish_response(request, resp, start_time)
+        body = request.content
+        if not body.is_eof() and not self._force_close:
+            self.on_disconnect = None  # the request is over: its handler no longer waits for anything
+            try:
+                await self._take_unwanted(body)
+            except RequestPayloadError:
+                await self._linger()
+        return finished
+
+    async def _take_unwanted(self, body: StreamReader) -> None:
+        most = body.total_bytes + _UNWANTED_BYTES
+        self._unwanted = body
+        with contextlib.suppress(TimeoutError, ConnectionError):  # it took too long, or left
+            async with asyncio.timeout(self._server.deadlines.unwanted_s):
+                while not body.is_eof() and body.total_bytes < most:
+                    await body.readany()
+        self._unwanted = None
+
     def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         # aiohttp's own would answer in plain text and repeat the line that it could not read.
         error = err_info.exc if isinstance(err_info.exc, RefusedRequest) else MalformedRequest()
@@ -233,9 +274,13 @@ class HardenedProtocol(RequestHandler):
         link = self._link
         if link is None or link.is_closing():
             return
-        self._lingering = self._loop.create_future()
+        self._lingering, self._dropped = self._loop.create_future(), 0
         link.write_eof()
         await asyncio.wait((self._lingering,), timeout=self._server.deadlines.linger_s)
+
+    def _end_linger(self) -> None:
+        if self._lingering is not None and not self._lingering.done():
+            self._lingering.set_result(None)
 
 
 class _AnonymousResponse(web.Response):
