@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import structlog
 
@@ -36,8 +35,7 @@ REFRESH_BATCH: Final = 500
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is known of a token and a device.
 
     ``grant`` is None when the token cannot be used. ``held_by_other_ms`` is 0 unless another device holds it for so
