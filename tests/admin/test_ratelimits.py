@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from tests.support.people import PASSWORD, Person, gateway_headers, register
-from tests.support.serving import Served
+from tests.support.serving import PATIENT, Served
 from zenzefi.accounts.service import create_superuser
 from zenzefi.context import Context
 
@@ -26,7 +26,7 @@ async def admin(ctx: Context) -> tuple[str, str]:
 @pytest.fixture
 async def limited(serving: Serving) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of one process with small limits."""
-    limits = {"RATE_LIMIT_AUTH": "50/3600", "RATE_LIMIT_API": "8/60", "RATE_LIMIT_PROXY": "5/60"}
+    limits = {**PATIENT, "RATE_LIMIT_AUTH": "50/3600", "RATE_LIMIT_API": "8/60", "RATE_LIMIT_PROXY": "5/60"}
     async with serving(processes=1, **limits) as served, aiohttp.ClientSession(served.url) as client:
         yield client
 

@@ -12,11 +12,12 @@ import pytest
 from tests.support.servers import SECRET_KEY
 from zenzefi.devstack.valkey import EmbeddedValkey
 from zenzefi.errors import RedisUnavailable
-from zenzefi.infra.redis import DEADLINE_S, RedisClient, Script, Subscription, ping
+from zenzefi.infra.redis import RedisClient, Script, Subscription, ping
 from zenzefi.infra.redis_node import BREAKER_FAILURES, BREAKER_OPEN_S
 from zenzefi.settings import Settings, SettingsError
 
 BASE = {"SECRET_KEY": SECRET_KEY, "ENVIRONMENT": "development"}
+DEADLINE_S = 0.05  # REDIS_DEADLINE's default
 SLACK_S = 0.25  # for a machine that is busy with other tests
 
 

@@ -11,12 +11,11 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from zenzefi.infra.redis_cluster import RedisCluster
-from zenzefi.infra.redis_node import DEADLINE_S, Address, Argument, RedisNode, Reply
+from zenzefi.infra.redis_node import Address, Argument, RedisNode, Reply
 from zenzefi.infra.redis_subscription import Subscription
 from zenzefi.settings import Settings
 
 __all__ = [
-    "DEADLINE_S",
     "Argument",
     "RedisClient",
     "Reply",
@@ -47,9 +46,10 @@ class RedisClient:
         settings: Settings,
         monotonic: Callable[[], float] = time.monotonic,
         *,
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float | None = None,
     ) -> None:
-        """Take where the server is; nothing is connected before the first call."""
+        """Take where the server is, and the deadline of a call if not REDIS_DEADLINE; nothing is connected yet."""
+        deadline_s = settings.redis_deadline_s if deadline_s is None else deadline_s
 
         def make_node(address: Address) -> RedisNode:
             return RedisNode(settings, address, deadline_s=deadline_s, monotonic=monotonic)
@@ -65,7 +65,7 @@ class RedisClient:
         """Send one command and return its reply (bytes, int, list or None). In a cluster its first argument is its key.
 
         Raises:
-            RedisUnavailable: no answer in DEADLINE_S, a broken connection, an open breaker, a server that cannot serve.
+            RedisUnavailable: no answer in REDIS_DEADLINE, a broken connection, an open breaker, a server that cannot serve.
             ResponseError: the server refuses this very command, which is a defect of ours.
         """
         return await self._servers.call(command)

@@ -26,7 +26,6 @@ Address: TypeAlias = tuple[str, int]
 Argument: TypeAlias = str | bytes | int | float
 Reply: TypeAlias = object
 
-DEADLINE_S = 0.05  # the most that a dead Redis may add to a request
 CONNECT_DEADLINE_S = 0.5  # beside the callers: none of them waits for longer than the deadline
 BREAKER_FAILURES = 2  # each failed batch costs its callers the whole deadline
 BREAKER_OPEN_S = 1.0
@@ -84,7 +83,7 @@ class RedisNode:
         settings: Settings,
         address: Address,
         *,
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take where the server is; nothing is connected before the first call."""

@@ -29,9 +29,8 @@ async def sample_for_ever(samplers: Sequence[Callable[[], None]]) -> None:
     instruments.BUILD_INFO.labels(zenzefi.__version__, platform.python_version()).set(1)
     instruments.PROCESS_START.labels().set(_started_at())
     instruments.PROCESS_MAX_FDS.labels().set(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    cpu_s = 0.0
     while True:
-        cpu_s = _sample_process(cpu_s)
+        _sample_process()
         for sampler in list(samplers):
             try:
                 sampler()
@@ -50,15 +49,21 @@ async def watch_loop_lag() -> None:
         lag.observe(max(0.0, loop.time() - due))
 
 
-def _sample_process(cpu_before_s: float) -> float:
+class _CountedCpu:
+    """How much of this process's CPU time its counter has: once, however many contexts the process opens."""
+
+    seconds = 0.0
+
+
+def _sample_process() -> None:
     cpu_s = time.process_time()
-    instruments.PROCESS_CPU.labels().inc(cpu_s - cpu_before_s)
+    instruments.PROCESS_CPU.labels().inc(cpu_s - _CountedCpu.seconds)
+    _CountedCpu.seconds = cpu_s
     resident_pages = int((_PROC / "statm").read_text().split()[1])
     instruments.PROCESS_MEMORY.labels().set(resident_pages * _PAGE_BYTES)
     # Since Linux 6.2 the folder's size is their number; before, they are counted.
     descriptors = _FDS.stat().st_size or sum(1 for _ in _FDS.iterdir())
     instruments.PROCESS_FDS.labels().set(descriptors)
-    return cpu_s
 
 
 def _started_at() -> float:
