@@ -69,6 +69,7 @@ class Settings:
     postgres_statement_cache: int
 
     redis_host: str
+    redis_deadline_s: float
     redis_port: int
     redis_db: int
     redis_password: str = field(repr=False)
@@ -93,6 +94,7 @@ class Settings:
     backend_url: str
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     drain_timeout_s: float
+    retire_timeout_s: float
     docs_enabled: bool
     log_level: str
 
@@ -186,6 +188,8 @@ class _Reader(EnvironmentReader):
             raise SettingsError("QUEUE_REDIS_HOST is not set: the job queue cannot use a cluster (REDIS_CLUSTER).")
         return {
             "redis_host": host,
+            # The most that a dead Redis may add to a request.
+            "redis_deadline_s": self.seconds("REDIS_DEADLINE", 0.05),
             "redis_port": port,
             "redis_db": database,
             "redis_password": password,
@@ -218,6 +222,7 @@ class _Reader(EnvironmentReader):
             "backend_url": self.url("BACKEND_URL", f"http://127.0.0.1:{port}"),
             "trusted_proxies": self.networks("TRUSTED_PROXIES"),
             "drain_timeout_s": self.seconds("DRAIN_TIMEOUT", 30.0),
+            "retire_timeout_s": self.seconds("RETIRE_TIMEOUT", 3600.0),
             "docs_enabled": self.flag("DOCS_ENABLED", default=development),
             "log_level": self.read("LOG_LEVEL", _log_level, "one of debug, info, warning, error", default="info"),
         }
