@@ -1,6 +1,7 @@
 """Several processes on shared sockets: started, crashed, replaced under load, stopped."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -147,6 +148,50 @@ async def test_hanging_request_is_cut_when_the_drain_time_is_up() -> None:
             running.signal(signal.SIGTERM)
             assert await client.is_closed()
         assert await running.ended() == 0
+        assert running.count("drain_timed_out") == 1
+
+
+async def test_long_answer_outlives_the_replacement_of_its_process() -> None:
+    async with supervised(1, environ={"DRAIN_TIMEOUT": "0.2"}) as running:
+        await running.logged("serving")
+        async with running.connect() as client:
+            await client.send(b"GET /drip?events=20 HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n")
+            await client.reader.readuntil(b"data: 0")
+            running.signal(signal.SIGHUP)
+            await running.logged("rolling_restart_done")
+            assert (await client.rest()).endswith(b"data: 19\n\n\r\n0\r\n\r\n")
+
+
+async def test_stop_does_not_wait_for_a_replaced_process_as_long_as_its_successor_did() -> None:
+    async with supervised(1, environ={"DRAIN_TIMEOUT": "0.5"}) as running:
+        await running.logged("serving")
+        async with running.connect() as client:
+            await client.send(HANG)
+            await _answered_once_more(running)
+            running.signal(signal.SIGHUP)
+            await running.logged("rolling_restart_done")
+            started = time.monotonic()
+            running.signal(signal.SIGTERM)
+            assert await client.is_closed()
+            assert await running.ended() == 0
+            assert time.monotonic() - started < 5
+    assert running.count("drain_timed_out") == 1
+
+
+async def test_replaced_processes_do_not_pile_up() -> None:
+    async with supervised(1, environ={"DRAIN_TIMEOUT": "0.2"}) as running, contextlib.AsyncExitStack() as stack:
+        await running.logged("serving")
+        hanging = []
+        for restart in range(1, 4):
+            hanging.append(await stack.enter_async_context(running.connect()))
+            await hanging[-1].send(HANG)
+            await _answered_once_more(running)
+            running.signal(signal.SIGHUP)
+            await running.logged("rolling_restart_done", times=restart)
+        assert await hanging[0].is_closed()
+        await running.logged("drain_timed_out")
+        await wait_gone(running.children()[:-3])
+        assert len(running.children()) == 3
         assert running.count("drain_timed_out") == 1
 
 

@@ -133,15 +133,15 @@ async def _serve(
             runners.append(runner)
         leave = asyncio.Event()
 
-        def on_signal(linger_s: float) -> None:
+        def on_signal(linger_s: float, timeout_s: float) -> None:
             for runner in runners:
-                runner.linger(linger_s)
+                runner.hurry(linger_s=linger_s, timeout_s=timeout_s)
             leave.set()
 
         # Not before: until here SIGTERM may simply kill, nothing has begun that could be lost.
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, on_signal, Deadlines().linger_s)
-        loop.add_signal_handler(RETIRE, on_signal, _RETIRE_LINGER_S)
+        loop.add_signal_handler(signal.SIGTERM, on_signal, Deadlines().linger_s, settings.drain_timeout_s)
+        loop.add_signal_handler(RETIRE, on_signal, _RETIRE_LINGER_S, settings.retire_timeout_s)
         # What is loaded now stays for good; full collections need not walk over it with requests waiting.
         gc.collect()
         gc.freeze()
@@ -150,7 +150,7 @@ async def _serve(
         tell_ready()
         await leave.wait()
         service.on_drain()
-        cut = await asyncio.gather(*(runner.drain(timeout_s=settings.drain_timeout_s) for runner in runners))
+        cut = await asyncio.gather(*(runner.drain() for runner in runners))
         if any(cut):
             structlog.get_logger(__name__).warning("drain_timed_out", connections_cut=sum(cut))
 

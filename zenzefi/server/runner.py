@@ -37,7 +37,8 @@ class HardenedServer(web.Server):
         self.deadlines = deadlines
         self.limits = limits
         self.draining = False
-        self.drain_linger_s = deadlines.linger_s  # may change while a drain is on
+        self.drain_linger_s = deadlines.linger_s  # these two may change while a drain is on
+        self.drain_deadline = float("inf")  # in the event loop's time
         self._inner_factory = plain.request_factory
         self.request_factory = self._begin_request
         self._sweeper = self._loop.create_task(self._sweep_for_ever())
@@ -75,17 +76,17 @@ class HardenedServer(web.Server):
                 elif looked_at % _LOOKED_AT_AT_ONCE == 0:
                     await asyncio.sleep(0)
 
-    async def drain(self, *, timeout_s: float) -> int:
+    async def drain(self) -> int:
         """Let every request that has begun be answered, then close; returns how many connections had to be cut.
 
         The listening socket must be closed before. Idle connections get `drain_linger_s`, in which a request that was
-        on its way is still served; from now on every response says ``Connection: close``.
+        on its way is still served; from now on every response says ``Connection: close``. What is left is up to the
+        caller at `drain_deadline`.
         """
         self.draining = True
         for protocol in self._protocols():
             protocol.announce_close()
-        deadline = self._loop.time() + timeout_s
-        while self._connections and self._loop.time() < deadline:
+        while self._connections and self._loop.time() < self.drain_deadline:
             now = self._loop.time()
             for protocol in self._protocols():
                 protocol.close_if_idle(now, linger_s=self.drain_linger_s)
@@ -122,13 +123,22 @@ class HardenedRunner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         return HardenedServer(await super()._make_server(), deadlines=self._deadlines, limits=self._limits)
 
-    def linger(self, seconds: float) -> None:
-        """Say how long an idle connection outlives the start of a drain; also while one is on."""
-        if isinstance(self.server, HardenedServer):
-            self.server.drain_linger_s = seconds
+    def hurry(self, *, linger_s: float, timeout_s: float) -> None:
+        """Say how long, from now, idle connections and all others outlive the start of a drain; also while one is on.
 
-    async def drain(self, *, timeout_s: float) -> int:
+        The limit for all is only ever lowered: asked to stop, a process does not get more time than it had.
+        """
+        server = self.server
+        if isinstance(server, HardenedServer):
+            server.drain_linger_s = linger_s
+            deadline = asyncio.get_running_loop().time() + timeout_s
+            server.drain_deadline = min(server.drain_deadline, deadline)
+
+    async def drain(self, *, timeout_s: float | None = None) -> int:
         """Stop accepting, then drain the connections; see HardenedServer.drain. Call cleanup() afterwards."""
+        server = self.server
+        if isinstance(server, HardenedServer) and timeout_s is not None:
+            server.drain_deadline = asyncio.get_running_loop().time() + timeout_s
         for site in self.sites:
             await site.stop()
-        return await self.server.drain(timeout_s=timeout_s) if isinstance(self.server, HardenedServer) else 0
+        return await server.drain() if isinstance(server, HardenedServer) else 0

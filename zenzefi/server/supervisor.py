@@ -30,6 +30,8 @@ from zenzefi.settings import Settings
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _START_TIMEOUT_S = 60.0
 _KILL_MARGIN_S = 5.0  # past the drain's own limit: then the process hangs
+# Beside each process: every one takes its memory, and an area of the metrics (zenzefi.infra.cells has room for three).
+_MAX_RETIRED = 2
 _FIRST_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 15.0
 _PROVEN_AFTER_S = 5.0  # a process that served as long did not crash because it started
@@ -61,7 +63,16 @@ def serve(
         recipe = Recipe(public=public, internal=internal, metrics=metrics, environ=environ)
         if service is not None:
             recipe = replace(recipe, service=service)
-        return Supervisor(recipe, processes, drain_timeout_s=settings.drain_timeout_s).run()
+        patience = Patience(drain_s=settings.drain_timeout_s, retire_s=settings.retire_timeout_s)
+        return Supervisor(recipe, processes, patience).run()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a process may take to leave; seconds."""
+
+    drain_s: float  # when it is asked to stop
+    retire_s: float  # when a successor has taken over
 
 
 @dataclass(slots=True)
@@ -80,11 +91,11 @@ class _Slot:
 class Supervisor:
     """The processes and what is to become of them."""
 
-    def __init__(self, recipe: Recipe, processes: int, *, drain_timeout_s: float) -> None:
+    def __init__(self, recipe: Recipe, processes: int, patience: Patience) -> None:
         self._recipe = recipe
         self._slots = [_Slot(number) for number in range(processes)]
         self._leaving: list[Child] = []
-        self._drain_timeout_s = drain_timeout_s
+        self._patience = patience
         self._selector = selectors.DefaultSelector()
         self._rolling: deque[_Slot] = deque()
         self._roll_again = False
@@ -147,10 +158,14 @@ class Supervisor:
             slot.retry_at = float("inf")
 
     def _let_go(self, child: Child, *, is_urgent: bool) -> None:
-        deadline = time.monotonic() + self._drain_timeout_s + _KILL_MARGIN_S
-        child.ask_to_leave(deadline=deadline, is_urgent=is_urgent)
+        limit_s = self._patience.drain_s if is_urgent else self._patience.retire_s
+        child.ask_to_leave(deadline=time.monotonic() + limit_s + _KILL_MARGIN_S, is_urgent=is_urgent)
         if child not in self._leaving:
             self._leaving.append(child)
+        if not is_urgent:
+            retired = [other for other in self._leaving if other.slot == child.slot]
+            for other in retired[:-_MAX_RETIRED]:  # the oldest
+                self._let_go(other, is_urgent=True)
 
     def _look_at_children(self) -> None:
         for child in self._all_children():
