@@ -15,11 +15,11 @@ from zenzefi.server.framing import FIELD_LINE, HEAD_END, JUNK, TOKEN, HeadLimits
 _LINE_BYTES: Final = 256  # a size with its extensions, which hardly anybody sends
 _TRAILERS_BYTES: Final = 8 * 1024
 
-# What sizes and extensions may weigh beside the data: a third, which is what chunks of 20 bytes come to. A client that
+# What sizes and extensions may weigh beside the data: an eighth, as chunks of 48 bytes come to. A client that
 # writes single bytes as they come sends few in one read, so the first ones of each read are free; the credit is for
 # what piled up while nobody read. It belongs to the connection, or small bodies in a row would have it again and again.
 _CREDIT_BYTES: Final = 16 * 1024
-_DATA_PER_FRAMING: Final = 3
+_DATA_PER_FRAMING: Final = 8
 _FREE_PER_READ: Final = 16
 
 _SIZE: Final = rb"([0-9A-Fa-f]{1,15}+)"  # of 60 bits
