@@ -21,7 +21,7 @@ from typing import Final
 # Some 4,000 counters, several times of what all routes, methods and codes in use come to. Only pages that were written
 # to take memory.
 AREA_BYTES: Final = 512 * 1024
-# Beside each process there may be two that it replaced and that still finish their requests (zenzefi.server.supervisor),
+# Beside each process there may be two that were replaced and still finish their requests (zenzefi.server.supervisor)
 # and, for DRAIN_TIMEOUT, one older than those.
 _AREAS_PER_PROCESS: Final = 4
 _MORE_AREAS: Final = 12
