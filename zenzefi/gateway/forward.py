@@ -25,8 +25,8 @@ async def forward(
     requests that the upstream served belongs there. `stream` counts the bytes, can end the transfer and is told its
     outcome; opening and closing it is the caller's.
 
-    When the client leaves before the answer, the request is dropped; but one that is with the upstream as a whole, of a
-    token that is not activated, goes on to its answer's head, for at most the head timeout, and then ends as ClientGone.
+    When the client leaves before the answer, the request is dropped. But where the token is not activated and all of
+    the request is on its way upstream, it goes on to its answer's head, bounded by the head timeout, and ends then.
 
     An error after the head of the answer has gone out breaks the client's connection off and is not raised.
 
