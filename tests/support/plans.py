@@ -1,8 +1,10 @@
 """The plan of the very statement that the product runs."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import cast
 
 import asyncpg
@@ -29,8 +31,31 @@ async def filled_database(cluster: Cluster, database: str, *statements: str) -> 
         await connection.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a statement was carried out, and how many pages of 8 KiB were looked at for that."""
+
+    text: str
+    rows: int
+    buffers: int
+
+
 async def plan_of(conn: Connection, mode: str, run: Callable[[], Awaitable[object]]) -> str:
     """Run what makes one query on the connection, and explain that query as it is planned in this mode."""
+    return await _explain(conn, mode, run, options="COSTS OFF")
+
+
+async def explain(conn: Connection, mode: str, run: Callable[[], Awaitable[object]]) -> Plan:
+    """As ``plan_of``, with what it took."""
+    text = await _explain(conn, mode, run, options="ANALYZE, BUFFERS, COSTS OFF, TIMING OFF")
+    # What comes first is said of the topmost node, which counts what all below it did.
+    rows, buffers = re.search(r"actual rows=([0-9]+)", text), re.search(r"Buffers: shared (.*)", text)
+    assert rows is not None, text
+    assert buffers is not None, text
+    return Plan(text=text, rows=int(rows[1]), buffers=sum(map(int, re.findall(r"(?:hit|read)=([0-9]+)", buffers[1]))))
+
+
+async def _explain(conn: Connection, mode: str, run: Callable[[], Awaitable[object]], *, options: str) -> str:
     logged: list[LoggedQuery] = []
     with conn.query_logger(logged.append):
         await run()
@@ -40,7 +65,7 @@ async def plan_of(conn: Connection, mode: str, run: Callable[[], Awaitable[objec
     await conn.execute(f"PREPARE plan_of AS {query.query}")
     arguments = ", ".join(f"'{argument}'" for argument in query.args)
     try:
-        rows: list[asyncpg.Record] = await conn.fetch(f"EXPLAIN (COSTS OFF) EXECUTE plan_of ({arguments})")
+        rows: list[asyncpg.Record] = await conn.fetch(f"EXPLAIN ({options}) EXECUTE plan_of ({arguments})")
     finally:
         await conn.execute("DEALLOCATE plan_of")
     return "\n".join(row[0] for row in rows)

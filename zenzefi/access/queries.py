@@ -43,6 +43,9 @@ _UPDATE_HASH: Final = (
     "UPDATE access_tokens SET token_hash = $2, token_hint = $3, rotated_at = $4 WHERE id = $1 RETURNING"  # noqa: S608
     + _COLUMNS
 )
+# A subquery keeps the length of a page from the planner: where it expects fewer rows than that, it would read and sort
+# all that there are, and how many of a user's tokens are open it can only guess.
+_PAGE_OF: Final = " ORDER BY id DESC LIMIT (SELECT {}::bigint)"
 # Greater than every UUID of version 7: the place before the first page.
 _LAST_UUID: Final = UUID("ffffffff-ffff-ffff-ffff-ffffffffffff")
 
@@ -120,9 +123,7 @@ async def select_tokens_of_anybody(
     if open_only:
         arguments.append(now)
         conditions.append(f"ended_at IS NULL AND (expires_at IS NULL OR expires_at > ${len(arguments)})")
-    rows = await conn.fetch(
-        _SELECT_TOKEN + "WHERE " + " AND ".join(conditions) + " ORDER BY id DESC LIMIT $2", *arguments
-    )
+    rows = await conn.fetch(_SELECT_TOKEN + "WHERE " + " AND ".join(conditions) + _PAGE_OF.format("$2"), *arguments)
     return [_token(row) for row in rows]
 
 
@@ -135,7 +136,7 @@ async def select_open_hashes(conn: Connection, *, user_id: UUID) -> list[bytes]:
 async def select_tokens(conn: Connection, *, user_id: UUID, before: UUID | None, limit: int) -> list[AccessToken]:
     """The user's tokens, the newest first, from those whose id is below `before`."""
     rows = await conn.fetch(
-        _SELECT_TOKEN + "WHERE user_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+        _SELECT_TOKEN + "WHERE user_id = $1 AND id < $2" + _PAGE_OF.format("$3"),
         user_id,
         before or _LAST_UUID,
         limit,
@@ -149,10 +150,8 @@ async def select_open_tokens(
     """As ``select_tokens``, of tokens that are neither ended nor expired."""
     rows = await conn.fetch(
         _SELECT_TOKEN
-        + """
-        WHERE user_id = $1 AND id < $2 AND ended_at IS NULL AND (expires_at IS NULL OR expires_at > $4)
-        ORDER BY id DESC LIMIT $3
-        """,
+        + "WHERE user_id = $1 AND id < $2 AND ended_at IS NULL AND (expires_at IS NULL OR expires_at > $4)"
+        + _PAGE_OF.format("$3"),
         user_id,
         before or _LAST_UUID,
         limit,

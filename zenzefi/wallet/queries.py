@@ -62,6 +62,9 @@ _SELECT_ENTRIES = """
     INNER JOIN ledger_transactions AS ledger_transaction ON ledger_transaction.id = posting.transaction_id
     WHERE posting.account_id = (SELECT id FROM ledger_accounts WHERE user_id = $1) AND posting.entry_no < $2
 """
+# A subquery keeps the length of a page from the planner. It expects of any wallet what an average one holds, and where
+# that is less than a page, it would read the whole history, however long, and sort it.
+_FIRST_OF_THEM = " ORDER BY posting.entry_no DESC LIMIT (SELECT $3::bigint)"
 
 
 async def insert_credit(conn: Connection, *, movement: Movement) -> LedgerEntry | None:
@@ -100,7 +103,7 @@ async def find_balance(conn: Connection, *, user_id: UUID) -> Decimal | None:
 
 async def select_entries(conn: Connection, *, user_id: UUID, before_entry_no: int, limit: int) -> list[LedgerEntry]:
     """The newest entries of a wallet that come before an entry, newest first."""
-    query = _SELECT_ENTRIES + "ORDER BY posting.entry_no DESC LIMIT $3"
+    query = _SELECT_ENTRIES + _FIRST_OF_THEM
     return [_entry_of_row(row) for row in await conn.fetch(query, user_id, before_entry_no, limit)]
 
 
@@ -108,7 +111,7 @@ async def select_entries_of_type(
     conn: Connection, *, user_id: UUID, transaction_type: TransactionType, before_entry_no: int, limit: int
 ) -> list[LedgerEntry]:
     """As ``select_entries``, of one type; a query of its own, so that the plan can count on the type being given."""
-    query = _SELECT_ENTRIES + "AND posting.transaction_type = $4 ORDER BY posting.entry_no DESC LIMIT $3"
+    query = _SELECT_ENTRIES + "AND posting.transaction_type = $4" + _FIRST_OF_THEM
     rows = await conn.fetch(query, user_id, before_entry_no, limit, transaction_type.value)
     return [_entry_of_row(row) for row in rows]
 
