@@ -65,7 +65,7 @@ class RedisClient:
         """Send one command and return its reply (bytes, int, list or None). In a cluster its first argument is its key.
 
         Raises:
-            RedisUnavailable: no answer in REDIS_DEADLINE, a broken connection, an open breaker, a server that cannot serve.
+            RedisUnavailable: no answer in time, a broken connection, an open breaker, a server that cannot serve.
             ResponseError: the server refuses this very command, which is a defect of ours.
         """
         return await self._servers.call(command)
