@@ -240,7 +240,7 @@ async def test_token_strings_are_neither_in_the_database_nor_in_the_logs(
         await person.request("DELETE", f"/api/v1/tokens/{sealed['id']}")
         tokens = [bought["token"], sealed["token"], rotated["token"]]
         assert all(is_well_formed(token) for token in tokens)
-        log = served.log
+        log = await served.stop()
     database = await all_text(ctx)
     # What must be there, or the search below would prove nothing.
     for present in (person.username, bought["token_hint"], sealed["token_hint"]):

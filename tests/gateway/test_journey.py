@@ -58,7 +58,7 @@ async def test_register_top_up_buy_and_send_traffic_through_the_gateway(serving:
 
         entries = (await person.get("/api/v1/currency/transactions"))["items"]
         assert [entry["amount"] for entry in entries] == ["-18.00", "20.00"]
-        log = served.log
+        log = await served.stop()
     for secret in (token, token[4:47], PASSWORD, person.access_token, person.refresh_token, DEVICE):
         assert secret not in log
     assert bought["id"] in log, "the log names the token by its id"

@@ -17,6 +17,7 @@ from zenzefi.devstack.ports import find_free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
 # For tests of exact limits: what a process does without an answer is shown elsewhere, and a machine that is too busy to
 # answer within the default deadline must not pass for a Redis that is away.
 PATIENT = {"REDIS_DEADLINE": "10"}
@@ -35,6 +36,12 @@ class Served:
     def log(self) -> str:
         """All that it has logged so far."""
         return self.log_path.read_text(errors="replace")
+
+    async def stop(self) -> str:
+        """End it, and give all that it has logged: the lines of requests are written a moment after them."""
+        self.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(self.process.wait, STOP_TIMEOUT_S)
+        return self.log
 
 
 @asynccontextmanager
@@ -64,7 +71,7 @@ async def serve(env: Mapping[str, str], *, processes: int = 2) -> AsyncIterator[
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
-                await asyncio.to_thread(process.wait, 10)
+                await asyncio.to_thread(process.wait, STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

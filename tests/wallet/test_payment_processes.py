@@ -76,7 +76,7 @@ async def test_every_payment_is_credited_once_whatever_happens_to_its_events(ctx
             for payment_id in chance.sample(payment_ids, len(payment_ids)):
                 await _insert(ctx, user_id, payment_id)
                 await asyncio.sleep(chance.random() * 0.01)
-        log = served.log
+        log = await served.stop()
     print(f"{len(events)} events of {PAYMENTS} payments; not taken at first: {dict(refusals)}")
     assert refusals[404] > 0, "some events came before their payment"
     assert set(refusals) <= {404, 503, GONE}
