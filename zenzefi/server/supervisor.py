@@ -184,13 +184,13 @@ class Supervisor:
         child.state, child.deadline = State.READY, float("inf")
         slot = self._slots[child.slot]
         slot.last_reason, slot.failed_starts = "", 0
+        log.info("process_ready", slot=slot.number, process_id=child.pid)
         if slot.successor is child:
             old, slot.child, slot.successor = slot.child, child, None
             if old is not None:
                 self._let_go(old, is_urgent=False)
             if not self._rolling:
                 log.info("rolling_restart_done")
-        log.info("process_ready", slot=slot.number, process_id=child.pid)
         if not self._is_up and all(slot.child and slot.child.state is State.READY for slot in self._slots):
             self._is_up = True
             log.info(
