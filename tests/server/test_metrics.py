@@ -54,15 +54,20 @@ async def stopped(process_id: int) -> AsyncIterator[None]:
         os.kill(process_id, signal.SIGCONT)
 
 
+BOTH = {"0", "1"}
+
+
 async def until_logged(served: Served, event: str, *, times: int) -> None:
     async with asyncio.timeout(30):
         while served.log.count(f'"event": "{event}"') < times:  # noqa: ASYNC110  it is told in a file
             await asyncio.sleep(0.05)
 
 
-async def telling(served: Served) -> set[str]:
-    """The processes whose own gauges are in a scrape."""
-    return {dict(labels)["process"] for name, labels in await scrape(served) if name == "process_open_fds"}
+async def until_both_tell(served: Served) -> None:
+    """Wait until the gauges of both processes are in a scrape: each is set once a second."""
+    async with asyncio.timeout(10):
+        while {dict(key[1])["process"] for key in await scrape(served) if key[0] == "process_open_fds"} != BOTH:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
 
 
 @pytest.fixture
@@ -97,9 +102,7 @@ async def test_totals_are_what_was_sent_whichever_process_answers_and_through_re
                     assert total(samples, REQUESTS, route=PROXY) == sent
                     assert total(samples, "zenzefi_upstream_requests_total", outcome="2xx") == sent
                     assert total(samples, "zenzefi_ratelimit_decisions_total", outcome="admitted") == sent
-        async with asyncio.timeout(10):
-            while await telling(served) != {"0", "1"}:  # noqa: ASYNC110  a process tells of itself once a second
-                await asyncio.sleep(0.1)
+        await until_both_tell(served)
 
         served.process.send_signal(signal.SIGHUP)
         while '"event": "rolling_restart_done"' not in served.log:
@@ -140,6 +143,7 @@ async def test_hostile_clients_add_no_series_and_see_no_metrics(served: Served) 
         async with client.get("/metrics") as response:
             assert response.status == 404
         await annoy(client, 150)
+        await until_both_tell(served)
         before = await scrape(served)
         await asyncio.gather(*(annoy(client, 100) for _ in range(10)))
         after = await scrape(served)
