@@ -14,6 +14,7 @@ import redis as redis_py
 
 from tests.gateway.stack import frozen, kill, until
 from zenzefi.devstack.valkey import EmbeddedValkey
+from zenzefi.errors import RedisUnavailable
 from zenzefi.infra.redis import RedisClient
 from zenzefi.ratelimit.errors import LimitUnknown, RateLimitExceeded
 from zenzefi.ratelimit.limiter import Limiter
@@ -64,7 +65,7 @@ class Process:
     async def is_connected(self) -> bool:
         try:
             return await self.redis.run("PING") == b"PONG"
-        except Exception:  # noqa: BLE001  not yet
+        except RedisUnavailable:
             return False
 
     async def ask(self, limit_class: LimitClass, subject: str, times: int, *, every_s: float = 0.0) -> Counter[int]:
