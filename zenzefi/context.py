@@ -104,7 +104,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
             db=database,
             redis=redis,
             queue=queue,
-            storage=Storage(settings),
+            storage=Storage(settings.s3),
             upstream=upstream,
             passwords=passwords,
             jwt=JwtSigner(settings.secret_key, lifetime=timedelta(minutes=settings.access_token_expire_minutes)),

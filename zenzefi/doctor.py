@@ -228,7 +228,7 @@ def _check_workers(count: int) -> Finding:
 
 
 async def _check_storage(settings: Settings) -> list[Finding]:
-    storage = Storage(settings)
+    storage = Storage(settings.s3)
     if not storage.is_configured:
         return [_warn("s3", "not configured: there can be no backups", "Set S3_BUCKET and the other S3_… variables.")]
     try:
@@ -238,7 +238,7 @@ async def _check_storage(settings: Settings) -> list[Finding]:
         return [_fail("s3", str(error), "Create the bucket, or correct the S3_… variables.")]
     except TimeoutError:
         return [_fail("s3", f"no answer in {_STORAGE_TIMEOUT_S} s", "Correct S3_ENDPOINT_URL, or start the store.")]
-    return [_ok("s3", f"bucket {settings.s3_bucket}")]
+    return [_ok("s3", f"bucket {settings.s3.bucket}")]
 
 
 async def _check_upstream(settings: Settings) -> list[Finding]:

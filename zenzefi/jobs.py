@@ -6,6 +6,13 @@ from enum import StrEnum
 WORKER_KEY_PREFIX = "znz:worker:"
 
 
+class Queue(StrEnum):
+    """A queue of its own workers: what runs for hours must not delay what runs each minute, nor its second try."""
+
+    DEFAULT = "default"
+    HEAVY = "heavy"
+
+
 class Job(StrEnum):
     """A job that the workers run; the value is what travels through the queue."""
 
@@ -17,5 +24,18 @@ class Job(StrEnum):
     PURGE_IDEMPOTENCY_KEYS = "purge_idempotency_keys"
     PURGE_EXPIRED_LOGINS = "purge_expired_logins"
     SEAL_AUDIT_LOG = "seal_audit_log"
-    INSPECT_LEDGER = "inspect_ledger"
     MAKE_PARTITIONS = "make_partitions"
+    TAKE_SNAPSHOT = "take_snapshot"
+    ROLL_UP_USAGE = "roll_up_usage"
+    DROP_OLD_USAGE = "drop_old_usage"
+    PURGE_SESSIONS = "purge_sessions"
+    SEND_MAIL = "send_mail"
+    ANNOUNCE_EXPIRING_TOKENS = "announce_expiring_tokens"
+    PURGE_MAIL = "purge_mail"
+
+    INSPECT_LEDGER = "inspect_ledger"
+    VERIFY_AUDIT_LOG = "verify_audit_log"
+    ARCHIVE_AUDIT_LOG = "archive_audit_log"
+    BACK_UP_DATABASE = "back_up_database"
+    VERIFY_BACKUP = "verify_backup"
+    PRUNE_BACKUPS = "prune_backups"

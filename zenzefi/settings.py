@@ -12,8 +12,9 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Self, cast
 
-from zenzefi.environment import EnvironmentReader, SettingsError
+from zenzefi.environment import SettingsError
 from zenzefi.secret_key import check_secret_key
+from zenzefi.upkeep_settings import BackupSettings, MailSettings, ObjectStore, RetentionSettings, UpkeepReader
 
 __all__ = ["Environment", "PaymentProviderName", "RateLimit", "Settings", "SettingsError"]
 
@@ -65,6 +66,8 @@ class Settings:
     postgres_db: str
     postgres_owner_user: str
     postgres_owner_password: str = field(repr=False)
+    postgres_direct_server: str
+    postgres_direct_port: int
     postgres_pool_size: int
     postgres_statement_cache: int
 
@@ -79,11 +82,10 @@ class Settings:
     queue_redis_db: int
     queue_redis_password: str = field(repr=False)
 
-    s3_endpoint_url: str
-    s3_bucket: str
-    s3_region: str
-    s3_access_key: str = field(repr=False)
-    s3_secret_key: str = field(repr=False)
+    s3: ObjectStore
+    backup: BackupSettings
+    retention: RetentionSettings
+    mail: MailSettings
 
     port: int
     internal_port: int
@@ -143,19 +145,25 @@ class Settings:
         return cls(**_Reader(os.environ if environ is None else environ).settings())
 
 
-class _Reader(EnvironmentReader):
+class _Reader(UpkeepReader):
     """Which variable each setting comes from, by area."""
 
     def settings(self) -> dict[str, Any]:
         environment = self.read("ENVIRONMENT", Environment, "development or production", default=Environment.PRODUCTION)
+        postgres = self._postgres()
         return {
             "environment": environment,
             "secret_key": check_secret_key(
                 self.text("SECRET_KEY", ""), is_development=environment is Environment.DEVELOPMENT
             ),
-            **self._postgres(),
+            **postgres,
             **self._redis(),
-            **self._s3(),
+            "s3": self.object_store("S3"),
+            "backup": self.backup(
+                owner_user=postgres["postgres_owner_user"], owner_password=postgres["postgres_owner_password"]
+            ),
+            "retention": self.retention(),
+            "mail": self.mail(),
             **self._web(environment),
             **self._upstream(),
             **self._rate_limits(),
@@ -165,14 +173,21 @@ class _Reader(EnvironmentReader):
 
     def _postgres(self) -> dict[str, Any]:
         user, password = self.text("POSTGRES_USER", "zenzefi"), self.text("POSTGRES_PASSWORD", "")
+        server, port = (
+            self.text("POSTGRES_SERVER", "127.0.0.1"),
+            self.integer("POSTGRES_PORT", 5432, least=1, most=65535),
+        )
         return {
-            "postgres_server": self.text("POSTGRES_SERVER", "127.0.0.1"),
-            "postgres_port": self.integer("POSTGRES_PORT", 5432, least=1, most=65535),
+            "postgres_server": server,
+            "postgres_port": port,
             "postgres_user": user,
             "postgres_password": password,
             "postgres_db": self.text("POSTGRES_DB", "zenzefi"),
             "postgres_owner_user": self.text("POSTGRES_OWNER_USER", user),
             "postgres_owner_password": self.text("POSTGRES_OWNER_PASSWORD", password),
+            # Migrations and backups keep session-level locks and snapshots, which PgBouncer does not pass on.
+            "postgres_direct_server": self.text("POSTGRES_DIRECT_SERVER", server),
+            "postgres_direct_port": self.integer("POSTGRES_DIRECT_PORT", port, least=1, most=65535),
             "postgres_pool_size": self.integer("POSTGRES_POOL_SIZE", 10, least=1, most=1000),
             # 0 behind PgBouncer in transaction mode, which cannot keep prepared statements by session.
             "postgres_statement_cache": self.integer("POSTGRES_STATEMENT_CACHE", 256, least=0, most=10_000),
@@ -198,15 +213,6 @@ class _Reader(EnvironmentReader):
             "queue_redis_port": self.integer("QUEUE_REDIS_PORT", port, least=1, most=65535),
             "queue_redis_db": self.integer("QUEUE_REDIS_DB", database, least=0, most=1023),
             "queue_redis_password": self.text("QUEUE_REDIS_PASSWORD", password),
-        }
-
-    def _s3(self) -> dict[str, Any]:
-        return {
-            "s3_endpoint_url": self.url("S3_ENDPOINT_URL", ""),
-            "s3_bucket": self.text("S3_BUCKET", ""),
-            "s3_region": self.text("S3_REGION", "us-east-1"),
-            "s3_access_key": self.text("S3_ACCESS_KEY", ""),
-            "s3_secret_key": self.text("S3_SECRET_KEY", ""),
         }
 
     def _web(self, environment: Environment) -> dict[str, Any]:

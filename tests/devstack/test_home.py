@@ -94,7 +94,7 @@ def test_the_callers_variables_come_first(tmp_path: Path) -> None:
     settings = plan.settings
     assert (plan.postgres, plan.valkey, plan.s3, plan.upstream_port) == (None, None, None, None)
     assert (settings.postgres_server, settings.postgres_password) == ("db.example", "of the caller")
-    assert (settings.redis_host, settings.s3_endpoint_url) == ("cache.example", "http://s3.example")
+    assert (settings.redis_host, settings.s3.endpoint_url) == ("cache.example", "http://s3.example")
     assert settings.upstream_url == "https://up.example/base"
     assert settings.secret_key == "k" * 20 + "0123456789abcdefghij"
     assert plan.environment["RATE_LIMIT_API"] == "1/60"

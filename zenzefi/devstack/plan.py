@@ -126,7 +126,7 @@ def _plan_s3(environment: _Environment, home: Home, port: int) -> EmbeddedSeawee
     if environment.has("S3_ENDPOINT_URL"):
         return None
     environment.add("S3_BUCKET", "zenzefi")
-    bucket = Settings.from_env(environment.values).s3_bucket
+    bucket = Settings.from_env(environment.values).s3.bucket
     s3 = EmbeddedSeaweedFS(home.directory / "s3", port=port, bucket=bucket, log_file=home.logs / "s3.log")
     s3.prepare()
     environment.override("S3_ENDPOINT_URL", s3.endpoint_url)

@@ -88,7 +88,7 @@ class DevStack:
             is_demo_upstream=self._plan.upstream_port is not None,
             servers=(
                 f"PostgreSQL {settings.postgres_server}:{settings.postgres_port}, "
-                f"Valkey {settings.redis_host}:{settings.redis_port}, S3 {settings.s3_endpoint_url}"
+                f"Valkey {settings.redis_host}:{settings.redis_port}, S3 {settings.s3.endpoint_url}"
             ),
             docs_enabled=settings.docs_enabled,
             processes=settings.processes,

@@ -85,7 +85,7 @@ def open_backend(settings: Settings) -> MigrationBackend:
         return MigrationBackend(_uri(settings), MIGRATION_TABLE)
     except psycopg.OperationalError as error:
         raise MigrationError(
-            f"PostgreSQL at {settings.postgres_server}:{settings.postgres_port} does not let "
+            f"PostgreSQL at {settings.postgres_direct_server}:{settings.postgres_direct_port} does not let "
             f"{settings.postgres_owner_user} into the database {settings.postgres_db}: {_message(error)}. Check that "
             "it runs, and POSTGRES_SERVER, POSTGRES_PORT, POSTGRES_DB, POSTGRES_OWNER_USER and POSTGRES_OWNER_PASSWORD "
             "(POSTGRES_USER and POSTGRES_PASSWORD where those are not set)."
@@ -170,8 +170,8 @@ def _uri(settings: Settings) -> DatabaseURI:
         scheme="postgresql+psycopg",
         username=settings.postgres_owner_user,
         password=settings.postgres_owner_password,
-        hostname=settings.postgres_server,
-        port=settings.postgres_port,
+        hostname=settings.postgres_direct_server,
+        port=settings.postgres_direct_port,
         database=settings.postgres_db,
         args={
             "application_name": "zenzefi migrate",

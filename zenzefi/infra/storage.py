@@ -1,10 +1,10 @@
-"""S3 through aiobotocore: one client per use, path style, no surprises with stores other than AWS."""
+"""S3 through aiobotocore: one client per use, no surprises with stores other than AWS."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from zenzefi.settings import Settings
+from zenzefi.upkeep_settings import ObjectStore
 
 if TYPE_CHECKING:
     from aiobotocore.client import AioBaseClient
@@ -15,16 +15,16 @@ class StorageError(Exception):
 
 
 class Storage:
-    """The bucket that the settings name."""
+    """One bucket."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, store: ObjectStore) -> None:
         """Take endpoint, bucket and keys; nothing is connected yet."""
-        self._settings = settings
+        self._store = store
 
     @property
     def is_configured(self) -> bool:
         """Whether a bucket is named."""
-        return bool(self._settings.s3_bucket)
+        return bool(self._store.bucket)
 
     @asynccontextmanager
     async def open_client(self) -> AsyncIterator["AioBaseClient"]:
@@ -38,29 +38,29 @@ class Storage:
         from aiobotocore.session import get_session
         from botocore.exceptions import BotoCoreError, ClientError
 
-        settings = self._settings
+        store = self._store
         config: Any = AioConfig(
             signature_version="s3v4",
-            s3={"addressing_style": "path"},
+            s3={"addressing_style": "path" if store.path_style else "virtual"},
             retries={"max_attempts": 2},
             connect_timeout=5,
             read_timeout=60,
-            request_checksum_calculation="when_required",  # MinIO, B2 and SeaweedFS do not know the newer default
-            response_checksum_validation="when_required",
+            request_checksum_calculation=store.checksums.value,
+            response_checksum_validation=store.checksums.value,
         )
         try:
             async with get_session().create_client(
                 "s3",
-                endpoint_url=settings.s3_endpoint_url or None,
-                region_name=settings.s3_region,
-                aws_access_key_id=settings.s3_access_key or None,
-                aws_secret_access_key=settings.s3_secret_key or None,
+                endpoint_url=store.endpoint_url or None,
+                region_name=store.region,
+                aws_access_key_id=store.access_key or None,
+                aws_secret_access_key=store.secret_key or None,
                 config=config,
             ) as client:
                 yield client
         except (BotoCoreError, ClientError) as error:
             raise StorageError(
-                f"S3 bucket {settings.s3_bucket!r} at {settings.s3_endpoint_url or 'AWS'}: {error}. "
+                f"S3 bucket {store.bucket!r} at {store.endpoint_url or 'AWS'}: {error}. "
                 "Check S3_ENDPOINT_URL, S3_BUCKET, S3_ACCESS_KEY and S3_SECRET_KEY."
             ) from error
 
@@ -71,4 +71,4 @@ class Storage:
             StorageError: it does not exist, is not ours, or cannot be reached.
         """
         async with self.open_client() as client:
-            await client.head_bucket(Bucket=self._settings.s3_bucket)
+            await client.head_bucket(Bucket=self._store.bucket)

@@ -1,0 +1,1 @@
+"""Backups: dumped, encrypted, stored, and proven by restoring them."""

@@ -1,0 +1,1 @@
+"""Mail to users: written with what it tells of in one transaction, sent by a job."""

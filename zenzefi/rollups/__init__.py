@@ -1,0 +1,1 @@
+"""Usage by token and user, rolled up by hour and by day."""
