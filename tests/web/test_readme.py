@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.support.servers import SECRET_KEY
 from zenzefi.cli import main
 from zenzefi.environment import EnvironmentReader
 from zenzefi.settings import Settings
@@ -27,7 +28,7 @@ def test_settings_table_names_every_variable_and_no_other(monkeypatch: pytest.Mo
         return raw(self, name)
 
     monkeypatch.setattr(EnvironmentReader, "raw", recording)
-    Settings.from_env({"SECRET_KEY": "x" * 32, "SMTP_HOST": "mail.example", "MAIL_FROM": "gateway@mail.example"})
+    Settings.from_env({"SECRET_KEY": SECRET_KEY, "SMTP_HOST": "mail.example", "MAIL_FROM": "gateway@mail.example"})
     names = {name for line in _settings_table().splitlines() if line.startswith("| `") for name in _names(line)}
     assert len(read) > 80
     assert names == read
