@@ -3,7 +3,7 @@
 from tests.support.people import Person
 from workers.jobs import wallet
 from zenzefi.context import Context
-from zenzefi.infra.instruments import LEDGER_FAULTS, LEDGER_IMBALANCE
+from zenzefi.infra.state_instruments import LEDGER_FAULTS, LEDGER_IMBALANCE
 
 
 async def test_a_sound_ledger_is_told_and_measured(ctx: Context, person: Person) -> None:

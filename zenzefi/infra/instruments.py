@@ -1,6 +1,9 @@
-"""Every metric of the product, once, with all that its labels may say.
+"""The metrics of processes, requests, stores and jobs, once, with all that their labels may say.
 
-Whoever measures imports this module and counts; nothing is handed through contexts, for a process has one set of
+Those of the business are in zenzefi.infra.business_instruments; what jobs find out about the state of things, in
+zenzefi.infra.state_instruments. All are in one registry.
+
+Whoever measures imports these modules and counts; nothing is handed through contexts, for a process has one set of
 metrics as it has one log. What needs a look (pool sizes, memory) is looked at each second by Context's samplers.
 """
 
@@ -11,7 +14,7 @@ from typing import Final
 import zenzefi
 from zenzefi.infra.breaker import BreakerState
 from zenzefi.infra.metrics import Label, Registry
-from zenzefi.jobs import Job
+from zenzefi.jobs import Job, Queue
 
 REGISTRY: Final = Registry()
 
@@ -19,7 +22,11 @@ REGISTRY: Final = Registry()
 _REQUEST_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 # Redis has 50 ms to answer.
 _REDIS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05)
-_JOB_S: Final = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0)
+# A connection of the pool is waited for 3 s at most.
+_ACQUIRE_S: Final = (0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0)
+# From a sweep that finds nothing to a backup that takes the night.
+_JOB_S: Final = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0)
+_WAIT_S: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
 _LAG_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 _CLIENT_CLOSED: Final = 499  # nginx's number for a client that went away
@@ -30,6 +37,7 @@ ROUTE: Final = Label("route", fallback="unmatched")
 CODE: Final = Label("code", {*(status.value for status in HTTPStatus), _CLIENT_CLOSED})
 LIMIT_CLASS: Final = Label("class", ("auth", "api", "proxy"))
 JOB_NAME: Final = Label("name", (job.value for job in Job))
+QUEUE: Final = Label("queue", (queue.value for queue in Queue))
 
 BUILD_INFO: Final = REGISTRY.gauge(
     "zenzefi_build_info",
@@ -118,6 +126,11 @@ RATE_LIMIT_DECISIONS: Final = REGISTRY.counter(
 RATE_LIMIT_DEGRADED: Final = REGISTRY.gauge(
     "zenzefi_ratelimit_degraded", "1 while a class counts by itself because Redis is away", LIMIT_CLASS
 )
+RATE_LIMIT_DEGRADED_TIME: Final = REGISTRY.counter(
+    "zenzefi_ratelimit_degraded_seconds_total",
+    "For how long a class counted by itself because Redis was away, summed over the processes",
+    LIMIT_CLASS,
+)
 
 REDIS_CALLS: Final = REGISTRY.counter(
     "zenzefi_redis_calls_total",
@@ -135,11 +148,15 @@ DB_MAX_CONNECTIONS: Final = REGISTRY.gauge(
     "zenzefi_db_pool_max_connections", "How many connections the database pool may have"
 )
 
-LEDGER_IMBALANCE: Final = REGISTRY.gauge(
-    "zenzefi_ledger_imbalance_znc", "The sum of all postings at this worker's last nightly look, which is 0"
+DB_ACQUIRES: Final = REGISTRY.counter(
+    "zenzefi_db_acquires_total",
+    "Connections that were asked of the database pool; unavailable: none in time, or the database is away",
+    Label("outcome", ("lent", "unavailable")),
 )
-LEDGER_FAULTS: Final = REGISTRY.gauge(
-    "zenzefi_ledger_faults", "Places where a rule of the ledger did not hold at this worker's last nightly look"
+DB_ACQUIRE_DURATION: Final = REGISTRY.histogram(
+    "zenzefi_db_acquire_duration_seconds",
+    "How long a connection of the database pool was waited for",
+    bounds=_ACQUIRE_S,
 )
 
 JOBS: Final = REGISTRY.counter(
@@ -151,6 +168,17 @@ JOBS: Final = REGISTRY.counter(
 JOB_DURATION: Final = REGISTRY.histogram(
     "zenzefi_job_duration_seconds", "How long a run of a job took", JOB_NAME, bounds=_JOB_S
 )
-JOB_LAST_SUCCESS: Final = REGISTRY.gauge(
-    "zenzefi_job_last_success_timestamp_seconds", "When a job was last done by this worker since it started", JOB_NAME
+JOB_WAIT: Final = REGISTRY.histogram(
+    "zenzefi_job_wait_seconds", "From when a job was due until a worker began it", JOB_NAME, bounds=_WAIT_S
 )
+JOB_LAST_SUCCESS: Final = REGISTRY.gauge(
+    "zenzefi_job_last_success_timestamp_seconds", "When a job was last done by any worker; 0 is never", JOB_NAME
+)
+JOB_PERIOD: Final = REGISTRY.gauge(
+    "zenzefi_job_period_seconds", "How long after a run the schedule has the next one of a job", JOB_NAME
+)
+QUEUE_JOBS: Final = REGISTRY.gauge("zenzefi_queue_jobs", "Jobs that are due and wait for a worker", QUEUE)
+QUEUE_OLDEST_AGE: Final = REGISTRY.gauge(
+    "zenzefi_queue_oldest_age_seconds", "For how long the oldest waiting job has been due; 0 if none waits", QUEUE
+)
+QUEUE_WORKERS: Final = REGISTRY.gauge("zenzefi_queue_workers", "Workers with a recent heartbeat", QUEUE)

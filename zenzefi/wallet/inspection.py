@@ -3,7 +3,7 @@
 import structlog
 
 from zenzefi.context import Context
-from zenzefi.infra.instruments import LEDGER_FAULTS, LEDGER_IMBALANCE
+from zenzefi.infra.state_instruments import LEDGER_FAULTS, LEDGER_IMBALANCE
 from zenzefi.wallet import service
 from zenzefi.wallet.models import LedgerReport
 
