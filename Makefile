@@ -11,14 +11,17 @@ PYTHON ?=
 PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3.13 python3.12 python3.11 python3)
 # More options for pytest: make test ARGS="tests/wallet -x"
 ARGS ?=
+# Benchmarks and options: make bench BENCH="observability --quick"
+BENCH ?=
 
-.PHONY: help run test lint
+.PHONY: help run test lint bench
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make run    start everything on 127.0.0.1 in the foreground (PORT=8000, UPSTREAM=https://…, ZENZEFI_HOME=.zenzefi)'
 	@echo 'make test   run all tests (POSTGRES_SERVER= and REDIS_HOST= use those servers; ARGS= goes to pytest)'
 	@echo 'make lint   check formatting, rules, types, import directions and migrations'
+	@echo 'make bench  measure, and write loadtest/results (BENCH= names benchmarks and takes --quick)'
 	@echo 'PYTHON=     which interpreter makes .venv, 3.11 or newer (default: the newest found)'
 
 # make hands SIGTERM on to this recipe, and the terminal Ctrl-C. For a kill -9 of make it cannot, so the launcher ties
@@ -35,6 +38,9 @@ lint: $(INSTALLED)
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
 	"$(BIN)/squawk" $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
+
+bench: $(INSTALLED)
+	@exec "$(BIN)/python" -m loadtest.bench $(BENCH)
 
 # The project itself is not built, which would fetch build tools that no lock file names: a .pth file makes it importable.
 $(INSTALLED): requirements-dev.lock

@@ -1,0 +1,1 @@
+"""Load tests and benchmarks; the product never imports this package."""

@@ -1,0 +1,1 @@
+"""The benchmarks: each module has one function run(bench), whose docstring says what it measures."""
