@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 from uuid import UUID
 
 from zenzefi.backups.errors import BackupDamaged
@@ -147,6 +147,18 @@ class Manifest:
             return cls(**_read_fields(document))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackupDamaged(f"A manifest cannot be read: {error!r}.") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is; `phase` is what a person reads."""
+
+    phase: str
+    done_bytes: int
+    estimated_bytes: int | None = None
+
+
+Tell: TypeAlias = Callable[[Progress], None]
 
 
 def make_id(run_id: UUID, *, created_at: datetime) -> str:
