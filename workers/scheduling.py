@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -15,7 +16,11 @@ from arq.worker import Retry
 
 from zenzefi.context import Context
 from zenzefi.errors import Unavailable
+from zenzefi.infra import tracing
+from zenzefi.infra.correlation import CURRENT, correlate_job
 from zenzefi.infra.instruments import JOB_DURATION, JOB_LAST_SUCCESS, JOBS
+from zenzefi.infra.queue import ORIGIN
+from zenzefi.infra.tracing import SpanKind, start_span
 from zenzefi.jobs import Job
 
 JobFunction: TypeAlias = Callable[..., Awaitable[int | str | None]]
@@ -84,7 +89,10 @@ def observed(job: Job, function: JobFunction) -> WorkerCoroutine:
     async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
         context: Context = ctx[CONTEXT]
         started, outcome = time.perf_counter(), "failed"
-        with structlog.contextvars.bound_contextvars(job=job.value, job_id=ctx["job_id"], job_try=ctx["job_try"]):
+        with (
+            structlog.contextvars.bound_contextvars(job=job.value, job_id=ctx["job_id"], job_try=ctx["job_try"]),
+            _correlated(job, kwargs.pop(ORIGIN, None)),
+        ):
             try:
                 result = await function(context, *args, **kwargs)
                 outcome = "done"
@@ -100,6 +108,28 @@ def observed(job: Job, function: JobFunction) -> WorkerCoroutine:
             log.info("job_done", result=result, duration_ms=round((time.perf_counter() - started) * 1000, 3))
 
     return run
+
+
+@contextmanager
+def _correlated(job: Job, origin: object) -> Iterator[None]:
+    """Have what a run logs and causes carry the ids of the request that asked for it; a scheduled run gets new ones."""
+    correlation = correlate_job(origin)
+    span = None
+    if tracing.is_on():
+        attributes = {"messaging.system": "arq", "messaging.operation.name": "process", "zenzefi.job": job.value}
+        span = start_span(job.value, SpanKind.CONSUMER, cause=correlation, attributes=attributes)
+        correlation = span.correlation
+    token = CURRENT.set(correlation)
+    failure: str | None = None
+    try:
+        yield
+    except BaseException as error:
+        failure = type(error).__name__
+        raise
+    finally:
+        CURRENT.reset(token)
+        if span is not None:
+            span.end(error=failure)
 
 
 def _count(job: Job, outcome: str, duration_s: float) -> None:

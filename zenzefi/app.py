@@ -11,6 +11,7 @@ from zenzefi.gateway.routes import ROUTES as GATEWAY_ROUTES
 from zenzefi.gateway.routes import gateway_lifecycle
 from zenzefi.health.routes import INTERNAL_ROUTES
 from zenzefi.health.routes import ROUTES as HEALTH_ROUTES
+from zenzefi.infra import tracing
 from zenzefi.infra.instruments import ROUTE
 from zenzefi.ratelimit.middleware import limit, limiter_lifecycle
 from zenzefi.wallet.mock_payment_routes import MOCK_PAGE_ROUTES
@@ -22,6 +23,7 @@ from zenzefi.web.docs import add_docs
 from zenzefi.web.keys import CTX, FIND_IDENTITY
 from zenzefi.web.metrics import METRICS_ROUTES
 from zenzefi.web.middleware import check_input, edge, guard, set_common_headers
+from zenzefi.web.tracing import traced
 from zenzefi.web.validation import MAX_BODY_BYTES
 
 MIDDLEWARES = (edge, guard, limit, check_input)
@@ -59,7 +61,8 @@ def create_internal_app(ctx: Context) -> web.Application:
 
 
 def _application(ctx: Context) -> web.Application:
-    app = web.Application(middlewares=MIDDLEWARES, client_max_size=MAX_BODY_BYTES)
+    middlewares = (traced, *MIDDLEWARES) if tracing.is_on() else MIDDLEWARES
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app[CTX] = ctx
     app[FIND_IDENTITY] = find_identity
     app.on_response_prepare.append(set_common_headers)

@@ -22,6 +22,7 @@ from zenzefi.infra.passwords import PasswordHasher
 from zenzefi.infra.queue import JobQueue
 from zenzefi.infra.redis import RedisClient
 from zenzefi.infra.storage import Storage
+from zenzefi.infra.tracing import open_tracing
 from zenzefi.infra.vitals import sample_for_ever, watch_loop_lag
 from zenzefi.settings import Settings
 
@@ -84,6 +85,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
         DatabaseUnavailable: PostgreSQL cannot be reached now; Redis and the upstream may be away.
     """
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(open_tracing())
         database = await stack.enter_async_context(open_database(settings))
         clock = Clock()
         await clock.synchronise(database.read_time)

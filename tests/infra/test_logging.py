@@ -78,7 +78,7 @@ def test_line_of_a_request_says_what_structlog_would(stream: io.StringIO) -> Non
         "duration_ms": 1.5,
         "user_id": None,
     }
-    log_request(fields)
+    log_request(dict(fields))
     request_lines().flush()
     structlog.get_logger("zenzefi.request").info("request", **fields)
     ours, theirs = map(json.loads, stream.getvalue().splitlines())

@@ -1,13 +1,21 @@
 """Forwarding one request: the gateway's data path, from an admitted request to its response."""
 
+from dataclasses import replace
+
 from aiohttp import ClientSession, hdrs, web
 
 from zenzefi.errors import ZenzefiError
 from zenzefi.gateway.headers import Provenance
+from zenzefi.gateway.models import Outcome
 from zenzefi.gateway.paths import CanonicalPath
 from zenzefi.gateway.relay import OnAnswer, Relay, watch_disconnect
 from zenzefi.gateway.streams import OpenStream
 from zenzefi.gateway.upstream import connector_of
+from zenzefi.infra import tracing
+from zenzefi.infra.http import UpstreamConnector
+from zenzefi.infra.instruments import METHOD
+from zenzefi.infra.tracing import Attributes, Span, SpanKind, start_span
+from zenzefi.web.keys import CORRELATION
 
 
 async def forward(
@@ -34,18 +42,39 @@ async def forward(
         ZenzefiError: the upstream did not answer, the client left or sent a bad body, or the stream was ended, before
             the answer's head went out.
     """
-    relay = Relay(request, connector=connector_of(upstream), stream=stream)
+    connector = connector_of(upstream)
+    span = _start_span(request, connector) if tracing.is_on() else None
+    if span is not None:
+        provenance = replace(provenance, trace=span.correlation.header_lines())
+    relay = Relay(request, connector=connector, stream=stream)
     stream.on_end = relay.end
     watch_disconnect(request, relay.client_gone)
     try:
-        return await relay.run(path, provenance, on_answer)
+        response = await relay.run(path, provenance, on_answer)
+        if span is not None:
+            span.note({"http.response.status_code": response.status})
+        return response
     except ZenzefiError as error:
         relay.settle(error)
         raise
     finally:
         stream.on_end = None
+        if span is not None:
+            span.end(error=None if stream.outcome is Outcome.SERVED else stream.outcome.value)
         watch_disconnect(request, None)
         await relay.close()
+
+
+def _start_span(request: web.Request, connector: UpstreamConnector) -> Span:
+    url = connector.url
+    method = request.method if request.method in METHOD.values else "_OTHER"
+    attributes: Attributes = {
+        "http.request.method": method,
+        "server.address": url.host or "",
+        "server.port": url.port or 0,
+        "url.scheme": url.scheme,
+    }
+    return start_span(method, SpanKind.CLIENT, cause=request[CORRELATION], attributes=attributes)
 
 
 async def defer_continue(request: web.Request) -> None:

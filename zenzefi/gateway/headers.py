@@ -27,7 +27,9 @@ HOP_BY_HOP = frozenset(
 # The client's credentials for the gateway: the upstream never sees them.
 CREDENTIALS = frozenset({b"x-access-token", b"x-device-id", b"authorization", b"proxy-authorization"})
 # What we say about the request ourselves; a client's own word on it would be taken for ours.
-_PROVENANCE = frozenset({b"x-user-id", b"x-token-id", b"x-request-id", b"x-real-ip", b"forwarded"})
+_PROVENANCE = frozenset(
+    {b"x-user-id", b"x-token-id", b"x-request-id", b"x-real-ip", b"forwarded", b"traceparent", b"tracestate"}
+)
 _FORWARDED_PREFIX = b"x-forwarded-"
 # Frameworks take these for the request's path or method, and would leave the scope that the real ones were checked
 # against.
@@ -71,6 +73,7 @@ class Provenance:
     user_id: str
     token_id: str
     request_id: str
+    trace: str = ""  # whole header lines
 
     def lines(self) -> bytes:
         """The header lines that say it."""
@@ -81,6 +84,7 @@ class Provenance:
             f"X-User-Id: {self.user_id}\r\n"
             f"X-Token-Id: {self.token_id}\r\n"
             f"X-Request-ID: {self.request_id}\r\n"
+            f"{self.trace}"
         ).encode("utf-8", "surrogateescape")
 
 

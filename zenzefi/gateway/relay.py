@@ -76,7 +76,8 @@ class Relay:
             raise
         message = answer.message
         UPSTREAM_REQUESTS.labels(f"{message.code // 100}xx").inc()
-        _UPSTREAM_DURATION.observe(self._loop.time() - started)
+        upstream_s = self._stream.upstream_s = self._loop.time() - started
+        _UPSTREAM_DURATION.observe(upstream_s)
         try:
             fields = answer_headers(message.reason, message.headers)
         except ValueError as error:

@@ -21,7 +21,7 @@ from zenzefi.ratelimit.middleware import note as note_limit
 from zenzefi.web.addresses import client_ip, is_from_trusted_proxy
 from zenzefi.web.auth import public, user_agent_of
 from zenzefi.web.declare import docs, querystring_schema, response_schema
-from zenzefi.web.keys import CTX, IDENTITY, LOG_FIELDS, REQUEST_ID
+from zenzefi.web.keys import CORRELATION, CTX, IDENTITY, LOG_FIELDS, REQUEST_ID
 from zenzefi.web.paging import PageQuerySchema, page_of, page_response
 from zenzefi.web.responses import format_time, json_response
 
@@ -71,7 +71,7 @@ async def proxy(request: web.Request) -> web.StreamResponse:
     admission = await service.admit(
         gateway, token=credentials.token, device=credentials.device, method=request.method, path=path
     )
-    _log_token(request, admission)
+    fields = request[LOG_FIELDS] = _log_fields(admission)
     note_limit(request, admission.decision)
     with service.follow(gateway, admission, ip=client_ip(request), user_agent=user_agent_of(request)) as stream:
 
@@ -80,14 +80,20 @@ async def proxy(request: web.Request) -> web.StreamResponse:
             assert grant.expires_at is not None
             return ((EXPIRY_HEADER, format_time(grant.expires_at)),)
 
-        return await forward(
-            request,
-            upstream=gateway.ctx.upstream,
-            path=path,
-            provenance=_provenance(request, admission),
-            stream=stream,
-            on_answer=on_answer,
-        )
+        try:
+            return await forward(
+                request,
+                upstream=gateway.ctx.upstream,
+                path=path,
+                provenance=_provenance(request, admission),
+                stream=stream,
+                on_answer=on_answer,
+            )
+        finally:
+            fields["outcome"] = stream.outcome.value
+            fields["bytes_in"], fields["bytes_out"] = stream.bytes_in, stream.bytes_out
+            if stream.upstream_s is not None:
+                fields["upstream_ms"] = round(stream.upstream_s * 1000, 3)
 
 
 @docs(
@@ -131,6 +137,7 @@ def _upstream_path(request: web.Request) -> str:
 
 
 def _provenance(request: web.Request, admission: Admission) -> Provenance:
+    correlation = request[CORRELATION]
     address = client_ip(request)
     told_scheme = request.headers.get("X-Forwarded-Proto") if is_from_trusted_proxy(request) else None
     return Provenance(
@@ -139,7 +146,8 @@ def _provenance(request: web.Request, admission: Admission) -> Provenance:
         host=request.host,
         user_id=str(admission.grant.user_id),
         token_id=str(admission.grant.token_id),
-        request_id=request[REQUEST_ID],
+        request_id=correlation.request_id,
+        trace=correlation.header_lines(),
     )
 
 
@@ -154,8 +162,9 @@ def _actor(request: web.Request, admission: Admission) -> Actor:
     )
 
 
-def _log_token(request: web.Request, admission: Admission) -> None:
-    request[LOG_FIELDS] = {"token_id": str(admission.grant.token_id), "device": admission.device.hint}
+def _log_fields(admission: Admission) -> dict[str, object]:
+    grant = admission.grant
+    return {"user_id": str(grant.user_id), "token_id": str(grant.token_id), "device": admission.device.hint}
 
 
 def _token_id(request: web.Request) -> UUID:

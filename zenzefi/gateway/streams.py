@@ -30,6 +30,7 @@ class OpenStream:
         "ip",
         "outcome",
         "touched_at",
+        "upstream_s",
         "user_agent",
     )
 
@@ -41,6 +42,7 @@ class OpenStream:
         self.user_agent = user_agent
         self.bytes_in = 0  # body bytes from the client
         self.bytes_out = 0  # body bytes to the client
+        self.upstream_s: float | None = None  # from asking the upstream to the head of its answer
         self.outcome = Outcome.SERVED
         self.end_reason: StreamEnd | None = None
         self.checked_at = admission.confirmed_at  # monotonic: when the token was last known to be usable

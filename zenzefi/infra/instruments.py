@@ -29,12 +29,12 @@ _JOB_S: Final = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 
 _WAIT_S: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
 _LAG_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
-_CLIENT_CLOSED: Final = 499  # nginx's number for a client that went away
+CLIENT_CLOSED: Final = 499  # nginx's number for a client that went away
 
 METHOD: Final = Label("method", ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 # The application declares its routes' templates when it is made; a request of no route has none.
 ROUTE: Final = Label("route", fallback="unmatched")
-CODE: Final = Label("code", {*(status.value for status in HTTPStatus), _CLIENT_CLOSED})
+CODE: Final = Label("code", {*(status.value for status in HTTPStatus), CLIENT_CLOSED})
 LIMIT_CLASS: Final = Label("class", ("auth", "api", "proxy"))
 JOB_NAME: Final = Label("name", (job.value for job in Job))
 QUEUE: Final = Label("queue", (queue.value for queue in Queue))

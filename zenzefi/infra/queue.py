@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from arq.connections import ArqRedis, RedisSettings, create_pool
 
 from zenzefi.errors import RedisUnavailable
+from zenzefi.infra.correlation import CURRENT
 from zenzefi.jobs import Job
 from zenzefi.settings import Settings
+
+# The keyword argument in which a job carries the ids of the request that asked for it; see workers.scheduling.
+ORIGIN: Final = "zenzefi_origin"
 
 
 def serialize_job(job: Mapping[str, Any]) -> bytes:
@@ -52,7 +56,9 @@ class JobQueue:
                 self._pool = await create_pool(
                     redis_settings(self._settings), job_serializer=serialize_job, job_deserializer=deserialize_job
                 )
-            return await self._pool.enqueue_job(job.value, *arguments, _job_id=job_id) is not None
+            current = CURRENT.get()
+            origin: dict[str, Any] = {} if current is None else {ORIGIN: current.document()}
+            return await self._pool.enqueue_job(job.value, *arguments, _job_id=job_id, **origin) is not None
         except OSError as error:
             raise RedisUnavailable from error
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from aiohttp import web
 
 from zenzefi.context import Context
+from zenzefi.infra.correlation import Correlation
 from zenzefi.web.identity import Identity
 
 
@@ -22,6 +23,7 @@ CTX = web.AppKey("CTX", Context)
 FIND_IDENTITY = web.AppKey[FindIdentity]("FIND_IDENTITY")
 
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
+CORRELATION = web.RequestKey("CORRELATION", Correlation)
 CLIENT_IP = web.RequestKey[IPv4Address | IPv6Address | None]("CLIENT_IP")
 IDENTITY = web.RequestKey("IDENTITY", Identity)
 JSON = web.RequestKey[dict[str, Any]]("JSON")

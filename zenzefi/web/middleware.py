@@ -1,7 +1,5 @@
 """What every request passes: its id, its one log line, its errors as problem documents, and the check of who asks."""
 
-import os
-import re
 import time
 
 import structlog
@@ -12,20 +10,22 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 
 from zenzefi.errors import BadRequest, ZenzefiError
-from zenzefi.infra.instruments import HTTP_DURATION, HTTP_REQUESTS
+from zenzefi.infra.correlation import CURRENT, correlate
+from zenzefi.infra.instruments import CLIENT_CLOSED, HTTP_DURATION, HTTP_REQUESTS
 from zenzefi.infra.logging import log_request
 from zenzefi.web.addresses import client_ip, is_from_trusted_proxy
 from zenzefi.web.auth import authenticate, is_public
-from zenzefi.web.keys import IDENTITY, LOG_FIELDS, RATE_LIMIT, REQUEST_ID
-from zenzefi.web.problem import error_response, http_exception_response, status_response
+from zenzefi.web.keys import CORRELATION, IDENTITY, LOG_FIELDS, RATE_LIMIT, REQUEST_ID
+from zenzefi.web.problem import code_of, error_response, http_exception_response, status_response
 from zenzefi.web.validation import validate
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
 )
+# Of a path, which may be as long as a whole request line, in a log line.
+MAX_LOGGED_PATH_CHARS = 256
 HSTS = "max-age=63072000; includeSubDomains"
 
 log = structlog.get_logger(__name__)
@@ -33,36 +33,42 @@ log = structlog.get_logger(__name__)
 
 @web.middleware
 async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request its id, turn its error into a problem document, and write its log line."""
+    """Give the request its ids, turn its error into a problem document, and write its log line."""
     started = time.perf_counter()
-    request_id = _request_id(request)
-    request[REQUEST_ID] = request_id
-    status = 500
+    correlation = request.get(CORRELATION)  # there already where tracing has begun a span
+    if correlation is None:
+        correlation = request[CORRELATION] = correlate(request.headers)
+    request_id = request[REQUEST_ID] = correlation.request_id
+    token = CURRENT.set(correlation)
+    response: web.StreamResponse | None = None
+    code = None
     try:
         response = await handler(request)
-        status = response.status
-        return response
     except ZenzefiError as error:
-        status = error.status
-        if status >= 500:
-            log.warning("request_refused", request_id=request_id, code=error.code, cause=_name_cause(error.__cause__))
-        return error_response(error, request_id)
+        code = error.code
+        if error.status >= 500:
+            log.warning("request_refused", request_id=request_id, code=code, cause=_name_cause(error.__cause__))
+        response = error_response(error, request_id)
     except web.HTTPException as error:
-        status = error.status
-        return http_exception_response(error, request_id)
+        code = code_of(error.status)
+        response = http_exception_response(error, request_id)
     except RequestPayloadError:
-        status = 400
-        return error_response(BadRequest("The body's framing is broken."), request_id)
+        broken = BadRequest("The body's framing is broken.")
+        code = broken.code
+        response = error_response(broken, request_id)
     except Exception as error:
         if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
-            status = 499  # nginx's number for a client that went away: nobody is left to answer
+            code = "client_gone"  # nobody is left to answer
             raise
         log.exception("request_failed", request_id=request_id)
-        return status_response(
+        code = code_of(500)
+        response = status_response(
             500, "Something went wrong on our side. Give us the request_id if it happens again.", request_id
         )
     finally:
-        _take_note(request, status, time.perf_counter() - started)
+        _take_note(request, response, code, time.perf_counter() - started)
+        CURRENT.reset(token)
+    return response
 
 
 @web.middleware
@@ -89,7 +95,7 @@ async def set_common_headers(request: web.Request, response: web.StreamResponse)
     """Put the request's id and the security headers on every response, streams included."""
     headers = response.headers
     # A request that aiohttp itself refuses never met the middleware.
-    headers["X-Request-ID"] = request.get(REQUEST_ID) or _request_id(request)
+    headers["X-Request-ID"] = request.get(REQUEST_ID) or correlate(request.headers).request_id
     for name, value in SECURITY_HEADERS:
         headers[name] = value
     for name, value in request.get(RATE_LIMIT, ()):
@@ -100,34 +106,41 @@ async def set_common_headers(request: web.Request, response: web.StreamResponse)
         del headers["Server"]
 
 
-def _request_id(request: web.BaseRequest) -> str:
-    """The client's own id where it is one that is safe to repeat, else a new one."""
-    given = request.headers.get("X-Request-ID")
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given
-    return os.urandom(16).hex()
-
-
 def _name_cause(cause: BaseException | None) -> str:
     # The text of these two repeats what a peer sent, cookies included.
     return type(cause).__name__ if isinstance(cause, HttpProcessingError | ServerDisconnectedError) else repr(cause)
 
 
-def _take_note(request: web.Request, status: int, duration_s: float) -> None:
-    """Count the request and write its line."""
+def _take_note(request: web.Request, response: web.StreamResponse | None, code: str | None, duration_s: float) -> None:
+    """Count the request and write its line; what a handler knows better stands in LOG_FIELDS."""
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else None
+    status = _status_of(response, code)
     HTTP_REQUESTS.labels(request.method, route, status).inc()
     HTTP_DURATION.labels(route).observe(duration_s)
+    correlation = request[CORRELATION]
     identity = request.get(IDENTITY)
     fields = {
-        "request_id": request[REQUEST_ID],
+        "request_id": correlation.request_id,
+        "trace_id": correlation.trace_id,
         "method": request.method,
         "route": route,
+        "path": request.raw_path.partition("?")[0][:MAX_LOGGED_PATH_CHARS],
         "status": status,
+        "code": code,
         "duration_ms": round(duration_s * 1000, 3),
+        "bytes_in": request.content.total_bytes,
+        "bytes_out": response.content_length or 0 if response is not None else 0,
         "client_ip": str(client_ip(request)),
         "user_id": str(identity.user_id) if identity is not None else None,
     }
-    fields.update(request.get(LOG_FIELDS, {}))
+    known = request.get(LOG_FIELDS)
+    if known is not None:
+        fields.update(known)
     log_request(fields)
+
+
+def _status_of(response: web.StreamResponse | None, code: str | None) -> int:
+    if response is not None:
+        return response.status
+    return CLIENT_CLOSED if code == "client_gone" else 500

@@ -69,6 +69,11 @@ def http_exception_response(error: web.HTTPException, request_id: str) -> web.Re
     return status_response(error.status, details.get(error.status, ""), request_id, headers)
 
 
+def code_of(status: int) -> str:
+    """The code of an error of which no more is known than its status."""
+    return _CODES.get(status, f"http_{status}")
+
+
 def status_response(status: int, detail: str, request_id: str, headers: dict[str, str] | None = None) -> web.Response:
     """The response for a bare status."""
     title = HTTPStatus(status).phrase
@@ -76,7 +81,7 @@ def status_response(status: int, detail: str, request_id: str, headers: dict[str
         text=problem_document(
             status=status,
             title=title,
-            code=_CODES.get(status, f"http_{status}"),
+            code=code_of(status),
             detail=detail or title,
             request_id=request_id,
             extra={},
