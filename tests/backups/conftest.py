@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 
 from tests.backups.keys import KeyPair
+from tests.support.s3_faults import FaultyS3
 from zenzefi.backups.encryption import make_identity
 from zenzefi.backups.repository import Repository, open_repository
 from zenzefi.context import Context, open_context
@@ -71,3 +72,17 @@ async def repository(backup_ctx: Context) -> AsyncIterator[Repository]:
     """The repository."""
     async with open_repository(backup_ctx.storage, backup_ctx.settings.backup) as opened:
         yield opened
+
+
+@pytest.fixture
+async def faults(seaweedfs: EmbeddedSeaweedFS) -> AsyncIterator[FaultyS3]:
+    """A proxy in front of the S3 server."""
+    async with FaultyS3(seaweedfs.endpoint_url).run() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def faulty_ctx(backup_env: dict[str, str], faults: FaultyS3) -> AsyncIterator[Context]:
+    """A context whose S3 server is behind the proxy."""
+    async with open_context(Settings.from_env({**backup_env, "S3_ENDPOINT_URL": faults.url})) as context:
+        yield context

@@ -14,7 +14,7 @@ _UNKNOWN_CONDITION = {"NotImplemented", "InvalidArgument", "InvalidRequest"}
 _CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 
 
-def content_md5(data: bytes | bytearray) -> str:
+def content_md5(data: bytes | memoryview) -> str:
     """The checksum that every store compares, and that Object Lock demands."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 

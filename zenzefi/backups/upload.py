@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import structlog
@@ -62,14 +63,15 @@ class MultipartUpload:
         )
         self._id = answer["UploadId"]
 
-    async def add(self, part: bytearray) -> None:
+    async def add(self, part: BytesIO) -> None:
         """Send a part while the next one is filled; waits for the one before it, and raises that one's error."""
         await self._settle()
-        # hashlib lets go of the interpreter: the loop's other work goes on.
-        await asyncio.to_thread(self._digest.update, part)
-        checksum = await asyncio.to_thread(content_md5, part)
+        with part.getbuffer() as data:
+            # hashlib lets go of the interpreter: the loop's other work goes on.
+            await asyncio.to_thread(self._digest.update, data)
+            checksum = await asyncio.to_thread(content_md5, data)
+            self.size += len(data)
         self._sending = asyncio.create_task(self._send(len(self._parts) + 1, part, checksum))
-        self.size += len(part)
 
     async def complete(self) -> Uploaded:
         """Make the parts an object.
@@ -116,7 +118,8 @@ class MultipartUpload:
             self._parts.append(await self._sending)
             self._sending = None
 
-    async def _send(self, number: int, part: bytearray, checksum: str) -> dict[str, Any]:
+    async def _send(self, number: int, part: BytesIO, checksum: str) -> dict[str, Any]:
+        part.seek(0)
         answer = await self._client.upload_part(
             **self._object, UploadId=self._id, PartNumber=number, Body=part, ContentMD5=checksum
         )
@@ -150,17 +153,17 @@ async def upload(
         raise
 
 
-async def _parts(source: AsyncIterator[bytes], *, first: int) -> AsyncIterator[bytearray]:
+async def _parts(source: AsyncIterator[bytes], *, first: int) -> AsyncIterator[BytesIO]:
     """Cut a stream into parts of exact sizes, at least one: some stores refuse a part that is longer than the first."""
-    part, number = bytearray(), 1
+    part, number = BytesIO(), 1
     async for piece in source:
         rest = memoryview(piece)
         while rest:
-            room = part_size(number, first=first) - len(part)
-            part += rest[:room]
+            room = part_size(number, first=first) - part.tell()
+            part.write(rest[:room])
             rest = rest[room:]
-            if len(part) == part_size(number, first=first):
+            if part.tell() == part_size(number, first=first):
                 yield part
-                part, number = bytearray(), number + 1
-    if part or number == 1:
+                part, number = BytesIO(), number + 1
+    if part.tell() or number == 1:
         yield part
