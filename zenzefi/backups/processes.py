@@ -67,7 +67,9 @@ class Child:
 
     async def kill(self) -> None:
         """End it and everything it started. Idempotent."""
-        if self._process.returncode is None:
+        assert self._process.stdout is not None
+        # An output that is still open has somebody at its other end, even when the program itself is gone.
+        if self._process.returncode is None or not self._process.stdout.at_eof():
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         # asyncio's wait() would wait for ever for a pipe that nobody reads to its end.

@@ -17,15 +17,14 @@ from zenzefi.backups.schema_queries import SCHEMA_QUERIES, SEQUENCE_VALUES, TABL
 from zenzefi.infra.migrations import MIGRATION_TABLE
 
 # OFFSET 0 keeps the planner from merging the levels and so from hashing each row twice. Two sums of 64 bits are added
-# in 128-bit integers, which no number of rows overflows. The odd alias cannot be a column's name by accident: a column
-# would go before the row of that name.
+# in 128-bit integers, which no number of rows overflows. Without the asterisk a
+# column of the alias's name would go before the row.
 _DIGEST: LiteralString = """
 SELECT count(*) AS rows,
     coalesce(sum(('x' || substr(hash, 1, 16))::bit(64)::bigint), 0)::text AS high,
     coalesce(sum(('x' || substr(hash, 17, 16))::bit(64)::bigint), 0)::text AS low
 FROM (
-    SELECT encode(sha256(convert_to("the zenzefi row"::text, 'UTF8')), 'hex') AS hash
-    FROM ONLY {table} AS "the zenzefi row" OFFSET 0
+    SELECT encode(sha256(convert_to((content.*)::text, 'UTF8')), 'hex') AS hash FROM ONLY {table} AS content OFFSET 0
 ) AS hashes
 """
 
