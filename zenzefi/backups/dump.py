@@ -7,7 +7,7 @@ from zenzefi.backups.errors import DumpFailed
 from zenzefi.backups.processes import ProgramMissing, child_environment, find_program, major, read_version, running
 from zenzefi.settings import Settings
 
-# gzip, because every build of PostgreSQL has it. Level 3 takes some 60 % of the time of the default 6, for 4 % more.
+# gzip, because every build of PostgreSQL has it. Level 3 takes half the time of the default 6, for 8 % more bytes.
 _COMPRESSION = 3
 # pg_dump locks every table against ALTER and DROP first. Rather than wait behind one for hours, fail, and say so.
 _LOCK_WAIT_MS = 60_000

@@ -14,7 +14,7 @@ from zenzefi.backups.download import download
 from zenzefi.backups.errors import BackupNotFound, NoRepository, UploadFailed
 from zenzefi.backups.models import Manifest, is_id
 from zenzefi.backups.objects import content_md5, object_lock, put_if, store_time
-from zenzefi.infra.storage import BucketMissing, Storage
+from zenzefi.infra.storage import BucketMissing, Storage, error_code
 from zenzefi.upkeep_settings import BackupSettings
 
 if TYPE_CHECKING:
@@ -222,6 +222,18 @@ async def open_repository(storage: Storage, settings: BackupSettings) -> AsyncIt
         raise NoRepository("S3_BUCKET is not set: there is nowhere to keep backups.")
     try:
         async with storage.open_client() as client:
+            await _require_bucket(client, storage)  # some stores make a bucket of the first object that it gets
             yield Repository(client=client, bucket=storage.bucket, address=storage.address, settings=settings)
     except BucketMissing as error:
         raise NoRepository(str(error)) from error
+
+
+async def _require_bucket(client: Any, storage: Storage) -> None:
+    from botocore.exceptions import ClientError
+
+    try:
+        await client.head_bucket(Bucket=storage.bucket)
+    except ClientError as error:
+        if error_code(error) not in ("404", "NoSuchBucket"):
+            raise
+        raise NoRepository(f"There is no {storage.address}. Make it, or correct the variables that name it.") from error

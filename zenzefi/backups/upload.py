@@ -57,10 +57,24 @@ class MultipartUpload:
         self.size = 0
 
     async def start(self) -> None:
-        """Have the store begin an upload."""
-        answer = await self._client.create_multipart_upload(
-            **self._object, **self._lock, ContentType="application/octet-stream"
-        )
+        """Have the store begin an upload.
+
+        Raises:
+            UploadFailed: the bucket does not know Object Lock, and it is asked for.
+        """
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = await self._client.create_multipart_upload(
+                **self._object, **self._lock, ContentType="application/octet-stream"
+            )
+        except ClientError as error:
+            if self._lock and error_code(error) in ("InvalidRequest", "InvalidArgument", "NotImplemented"):
+                raise UploadFailed(
+                    f"The bucket {self._object['Bucket']} takes no locked objects ({error}). It must have been "
+                    "made with Object Lock; or set BACKUP_OBJECT_LOCK_DAYS=0."
+                ) from error
+            raise
         self._id = answer["UploadId"]
 
     async def add(self, part: BytesIO) -> None:
