@@ -58,6 +58,8 @@ def test_hop_by_hop_fields_and_credentials_end_here(name: bytes) -> None:
         b"x-forwarded-prefix",
         b"X_Forwarded_Proto",
         b"x_user_id",
+        b"Traceparent",
+        b"tracestate",
         b"X-User_Id",
         b"X_TOKEN_ID",
         b"X_Request_ID",

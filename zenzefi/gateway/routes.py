@@ -18,7 +18,7 @@ from zenzefi.gateway.paths import canonicalise
 from zenzefi.gateway.schemas import SessionPageSchema, StatusSchema, session_json, status_json
 from zenzefi.gateway.service import Gateway
 from zenzefi.ratelimit.middleware import note as note_limit
-from zenzefi.web.addresses import client_ip, is_from_trusted_proxy
+from zenzefi.web.addresses import client_ip, client_ip_text, is_from_trusted_proxy
 from zenzefi.web.auth import public, user_agent_of
 from zenzefi.web.declare import docs, querystring_schema, response_schema
 from zenzefi.web.keys import CORRELATION, CTX, IDENTITY, LOG_FIELDS, REQUEST_ID
@@ -71,12 +71,17 @@ async def proxy(request: web.Request) -> web.StreamResponse:
     admission = await service.admit(
         gateway, token=credentials.token, device=credentials.device, method=request.method, path=path
     )
-    fields = request[LOG_FIELDS] = _log_fields(admission)
+    provenance = _provenance(request, admission)
+    fields = request[LOG_FIELDS] = {
+        "user_id": provenance.user_id,
+        "token_id": provenance.token_id,
+        "device": admission.device.hint,
+    }
     note_limit(request, admission.decision)
     with service.follow(gateway, admission, ip=client_ip(request), user_agent=user_agent_of(request)) as stream:
 
         async def on_answer() -> Iterable[tuple[str, str]]:
-            grant = await service.start_clock(gateway, stream, actor=_actor(request, admission))
+            grant = await service.start_clock(gateway, stream, actor=lambda: _actor(request, admission))
             assert grant.expires_at is not None
             return ((EXPIRY_HEADER, format_time(grant.expires_at)),)
 
@@ -85,7 +90,7 @@ async def proxy(request: web.Request) -> web.StreamResponse:
                 request,
                 upstream=gateway.ctx.upstream,
                 path=path,
-                provenance=_provenance(request, admission),
+                provenance=provenance,
                 stream=stream,
                 on_answer=on_answer,
             )
@@ -138,10 +143,10 @@ def _upstream_path(request: web.Request) -> str:
 
 def _provenance(request: web.Request, admission: Admission) -> Provenance:
     correlation = request[CORRELATION]
-    address = client_ip(request)
+    address = client_ip_text(request)
     told_scheme = request.headers.get("X-Forwarded-Proto") if is_from_trusted_proxy(request) else None
     return Provenance(
-        client_ip="unknown" if address is None else str(address),  # RFC 7239, section 6.2
+        client_ip=address or "unknown",  # RFC 7239, section 6.2
         scheme="https" if told_scheme == "https" else request.scheme,
         host=request.host,
         user_id=str(admission.grant.user_id),
@@ -152,19 +157,13 @@ def _provenance(request: web.Request, admission: Admission) -> Provenance:
 
 
 def _actor(request: web.Request, admission: Admission) -> Actor:
-    address = client_ip(request)
     return Actor(
         kind=ActorKind.USER,
         user_id=admission.grant.user_id,
-        ip=None if address is None else str(address),
+        ip=client_ip_text(request),
         user_agent=user_agent_of(request),
         request_id=request[REQUEST_ID],
     )
-
-
-def _log_fields(admission: Admission) -> dict[str, object]:
-    grant = admission.grant
-    return {"user_id": str(grant.user_id), "token_id": str(grant.token_id), "device": admission.device.hint}
 
 
 def _token_id(request: web.Request) -> UUID:

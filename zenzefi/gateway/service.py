@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -170,7 +170,7 @@ def follow(
         gateway.meter.count(stream)
 
 
-async def start_clock(gateway: Gateway, stream: OpenStream, *, actor: Actor) -> TokenGrant:
+async def start_clock(gateway: Gateway, stream: OpenStream, *, actor: Callable[[], Actor]) -> TokenGrant:
     """Start the clock of the stream's token unless it runs; the grant with its expiry.
 
     Call it once the upstream has answered, and before the client hears of that: only a request that was served starts
@@ -187,7 +187,7 @@ async def start_clock(gateway: Gateway, stream: OpenStream, *, actor: Actor) -> 
     started = time.monotonic()
     try:
         grant = await gateway.activations.share(
-            stream.grant.token_hash, lambda: _activate(gateway.ctx, stream.grant.token_id, actor)
+            stream.grant.token_hash, lambda: _activate(gateway.ctx, stream.grant.token_id, actor())
         )
         if grant.token_hash != stream.grant.token_hash:  # rotated meanwhile: this string is dead
             raise TokenRejected

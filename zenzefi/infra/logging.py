@@ -4,7 +4,7 @@ The one line of each request (``log_request``) goes a shorter way than structlog
 encoded at once and written by a thread, many lines with one call.
 """
 
-import json
+import json.encoder
 import logging
 import re
 import sys
@@ -12,6 +12,7 @@ import time
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import isfinite
 from typing import Any, Final, TextIO
 
 import structlog
@@ -30,11 +31,11 @@ _SECRET_TEXT = re.compile(
     r"|(?:sk|rk)_(?:live|test)_[A-Za-z0-9]+|whsec_[A-Za-z0-9+/=]+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
 )
 # In each text that _SECRET_TEXT matches stands one of these, and JSON leaves them as they are.
-_SECRET_MARKS: Final = ("znz_", "znr_", "eyJ", "k_live_", "k_test_", "whsec_", "://")
-_PLAIN_TYPES: Final = frozenset({str, int, float, bool, type(None)})
+_SECRET_MARKS: Final = ("zn", "eyJ", "k_", "whsec_", "://")
 _REQUEST_LOGGER: Final = "zenzefi.request"
+_REQUEST_TAIL: Final = f'"event": "request", "logger": "{_REQUEST_LOGGER}", "level": "info", "timestamp": "'
 
-_encode = json.JSONEncoder().encode
+_quote = json.encoder.encode_basestring_ascii
 _render = structlog.processors.JSONRenderer()
 _request_lines: LineWriter | None = None  # None: request lines take structlog's way, or none at all
 _request_log = structlog.get_logger(_REQUEST_LOGGER)
@@ -60,24 +61,15 @@ def _redact_event(_logger: object, _method: str, event: MutableMapping[str, Any]
     return event
 
 
-@lru_cache(maxsize=256)
-def _name_secrets(*keys: str) -> bool:
-    return any(_SECRET_KEY.search(key) for key in keys)
-
-
 def log_request(fields: dict[str, Any]) -> None:
-    """Write a request's one line, for which `fields` is used up; it appears within lines.FLUSH_S. Never blocks."""
+    """Write a request's one line; it appears within lines.FLUSH_S. Never blocks."""
     if _request_lines is None:
         _request_log.info("request", **fields)
         return
     if _request_lines.is_off:
         return
-    fields["event"] = "request"
-    fields["logger"] = _REQUEST_LOGGER
-    fields["level"] = "info"
     second, fraction = divmod(time.time(), 1)
-    fields["timestamp"] = f"{_format_second(int(second))}.{int(fraction * 1_000_000):06}Z"
-    _request_lines.write(_request_line(fields))
+    _request_lines.write(_request_line(fields, f"{_format_second(int(second))}.{int(fraction * 1_000_000):06}Z"))
 
 
 @lru_cache(maxsize=2)
@@ -85,16 +77,42 @@ def _format_second(epoch_s: int) -> str:
     return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _request_line(event: dict[str, Any]) -> str:
-    """The event as JSON, without secrets; nearly none has one, which is found out by far more cheaply than removed."""
-    if _PLAIN_TYPES.issuperset(map(type, event.values())) and not _name_secrets(*event):
-        line = _encode(event)
+def _request_line(fields: dict[str, Any], timestamp: str) -> str:
+    """The line as JSON, without secrets.
+
+    Nearly none has one, which is found out by far more cheaply than removed. An encoder of the library's own would be
+    made anew for each line, and would look for much that does not come here.
+    """
+    parts: list[str] = []
+    for key, value in fields.items():
+        kind = type(value)
+        if kind is str:
+            text = _quote(value)
+        elif value is None:
+            text = "null"
+        elif kind is int or (kind is float and isfinite(value)):
+            text = repr(value)
+        else:
+            break
+        prefix = _prefix(key)
+        if not prefix:
+            break
+        parts += (prefix, text, ", ")
+    else:
+        line = "".join(("{", *parts, _REQUEST_TAIL, timestamp, '"}'))
         for mark in _SECRET_MARKS:
             if mark in line:
                 break
         else:
             return line
+    event = {**fields, "event": "request", "logger": _REQUEST_LOGGER, "level": "info", "timestamp": timestamp}
     return str(_render(None, "info", _redact_event(None, "info", event)))
+
+
+@lru_cache(maxsize=256)
+def _prefix(key: str) -> str:
+    """What stands before the value of a field; "" where its name says that it may be a secret."""
+    return "" if _SECRET_KEY.search(key) else f"{_quote(key)}: "
 
 
 def configure_logging(level: str, stream: TextIO | None = None) -> None:

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from aiohttp import web
 
-from zenzefi.web.keys import CLIENT_IP, CTX
+from zenzefi.web.keys import CLIENT_IP, CLIENT_IP_TEXT, CTX
 
 
 def client_ip(request: web.Request) -> IPv4Address | IPv6Address | None:
@@ -19,6 +19,14 @@ def client_ip(request: web.Request) -> IPv4Address | IPv6Address | None:
             request.app[CTX].settings.trusted_proxies,
         )
     return request[CLIENT_IP]
+
+
+def client_ip_text(request: web.Request) -> str | None:
+    """The same as text."""
+    if CLIENT_IP_TEXT not in request:
+        address = client_ip(request)
+        request[CLIENT_IP_TEXT] = None if address is None else str(address)
+    return request[CLIENT_IP_TEXT]
 
 
 def is_from_trusted_proxy(request: web.Request) -> bool:

@@ -13,7 +13,7 @@ from zenzefi.errors import BadRequest, ZenzefiError
 from zenzefi.infra.correlation import CURRENT, correlate
 from zenzefi.infra.instruments import CLIENT_CLOSED, HTTP_DURATION, HTTP_REQUESTS
 from zenzefi.infra.logging import log_request
-from zenzefi.web.addresses import client_ip, is_from_trusted_proxy
+from zenzefi.web.addresses import client_ip_text, is_from_trusted_proxy
 from zenzefi.web.auth import authenticate, is_public
 from zenzefi.web.keys import CORRELATION, IDENTITY, LOG_FIELDS, RATE_LIMIT, REQUEST_ID
 from zenzefi.web.problem import code_of, error_response, http_exception_response, status_response
@@ -131,7 +131,7 @@ def _take_note(request: web.Request, response: web.StreamResponse | None, code: 
         "duration_ms": round(duration_s * 1000, 3),
         "bytes_in": request.content.total_bytes,
         "bytes_out": response.content_length or 0 if response is not None else 0,
-        "client_ip": str(client_ip(request)),
+        "client_ip": client_ip_text(request),
         "user_id": str(identity.user_id) if identity is not None else None,
     }
     known = request.get(LOG_FIELDS)
