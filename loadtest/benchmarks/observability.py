@@ -1,0 +1,215 @@
+"""What a proxied request pays for being observed: its metrics, its log line, its ids."""
+
+import asyncio
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median
+
+import psutil
+from multidict import CIMultiDict
+
+from loadtest.figures import Bench, Figure
+from loadtest.load import send
+from zenzefi.devstack.demo import DEMO_DEVICE, DemoClient
+from zenzefi.devstack.ports import LOOPBACK, find_free_port
+from zenzefi.devstack.process import ChildProcess, Command
+from zenzefi.infra import instruments, logging
+from zenzefi.infra.correlation import CURRENT, correlate
+from zenzefi.infra.lines import FLUSH_S
+
+_CONNECTIONS = 64  # as many as a token may have on their way by default
+# As many as wait for the writing thread at most.
+_LINES = 10_000
+_READY_TIMEOUT_S = 30.0
+_ROOT = Path(__file__).resolve().parents[2]
+_PATH = "/certificates/filter"
+_ROUTE = "/api/v1/proxy/{path}"
+
+
+async def run(bench: Bench) -> list[Figure]:
+    """The CPU time of a gateway process per request, all on and nothing observed in turn; and each part in a loop."""
+    seconds, rounds, times = (0.5, 2, 2_000) if bench.quick else (5.0, 7, 200_000)
+    bench.tell("starting")
+    upstream_port = find_free_port()
+    environment = bench.servers.environment(
+        "bench_observability",
+        ZENZEFI_TARGET_URL=f"http://{LOOPBACK}:{upstream_port}",
+        RATE_LIMIT_PROXY="1000000/60",  # checked on every request, and never reached
+    )
+    async with (
+        _program(bench, "upstream", ["zenzefi.devstack.upstream", "--port", str(upstream_port)], {}, upstream_port),
+        _gateway(bench, "all on", environment) as full,
+        _gateway(bench, "no lines", {**environment, "LOG_LEVEL": "warning"}) as quiet,
+        _gateway(bench, "unobserved", environment, "--unobserved") as bare,
+    ):
+        token = await asyncio.to_thread(
+            DemoClient(host=LOOPBACK, port=full[1]).ensure_token, "", password=secrets.token_urlsafe(16)
+        )
+        costs: list[list[float]] = []
+        for number in range(-1, rounds):  # the first one warms all up
+            bench.tell(f"round {number + 1} of {rounds}")
+            found = [
+                await _cpu_per_request_us(process, port, token, seconds=seconds)
+                for process, port in (full, quiet, bare)
+            ]
+            if number >= 0:
+                costs.append(found)
+    bench.tell("parts")
+    whole_us = median(observed for observed, _, _ in costs)
+    paid_us = median(observed - unobserved for observed, _, unobserved in costs)
+    lines_us = median(observed - without_lines for observed, without_lines, _ in costs)
+    method = f"CPU time of the process per request at {_CONNECTIONS} connections, median of {rounds} rounds in turn"
+    return [
+        Figure(name="proxied request, all on", value=whole_us, unit="µs of CPU", method=method),
+        Figure(
+            name="of it metrics, log line and ids",
+            value=paid_us,
+            unit="µs of CPU",
+            ratio=paid_us / whole_us,
+            method=f"{method}, less that of a process without them",
+        ),
+        Figure(
+            name="of it encoding and writing the line",
+            value=lines_us,
+            unit="µs of CPU",
+            ratio=lines_us / whole_us,
+            method=f"{method}, less that of a process with LOG_LEVEL=warning",
+        ),
+        *_parts(bench.directory, times=times, whole_us=whole_us),
+    ]
+
+
+async def _cpu_per_request_us(process: psutil.Process, port: int, token: str, *, seconds: float) -> float:
+    headers = {"X-Access-Token": token, "X-Device-ID": DEMO_DEVICE}
+    before = process.cpu_times()
+    load = await send(
+        f"http://{LOOPBACK}:{port}/api/v1/proxy{_PATH}", headers=headers, connections=_CONNECTIONS, seconds=seconds
+    )
+    after = process.cpu_times()
+    if load.failures:
+        raise RuntimeError(f"{load.failures} of {load.requests} requests failed")
+    return (after.user + after.system - before.user - before.system) / load.requests * 1e6
+
+
+def _parts(directory: Path, *, times: int, whole_us: float) -> list[Figure]:
+    """What each part takes by itself, called as a request calls it."""
+    ids = correlate(CIMultiDict())
+    traced = CIMultiDict({"X-Request-ID": "bench", "traceparent": ids.traceparent, "tracestate": "vendor=1"})
+    plain = CIMultiDict({"Host": "gateway.example"})
+    instruments.ROUTE.allow([_ROUTE])
+    parts: dict[str, Callable[[], object]] = {
+        "metrics": _count,
+        "ids, new": lambda: _correlate(plain),
+        "ids, accepted": lambda: _correlate(traced),
+    }
+    costs = {name: min(_loop_us(part, times) for _ in range(5)) for name, part in parts.items()}
+    costs["log line, written"] = min(_line_us(directory / "lines.log", min(times, _LINES)) for _ in range(5))
+    method = f"the calls of one request in a loop, best of 5 times {times:,} (of lines {min(times, _LINES):,})"
+    return [
+        Figure(name=name, value=cost_us, unit="µs", ratio=cost_us / whole_us, method=method)
+        for name, cost_us in costs.items()
+    ]
+
+
+def _count() -> None:
+    """What the way of a proxied request counts."""
+    instruments.HTTP_REQUESTS.labels("GET", _ROUTE, 200).inc()
+    instruments.HTTP_DURATION.labels(_ROUTE).observe(0.0012)
+    instruments.UPSTREAM_REQUESTS.labels("2xx").inc()
+    instruments.UPSTREAM_DURATION.labels().observe(0.0007)
+    instruments.RATE_LIMIT_DECISIONS.labels("proxy", "admitted").inc()
+    instruments.TOKEN_CHECKS.labels("usable").inc()
+    instruments.OPEN_STREAMS.labels().inc()
+    instruments.OPEN_STREAMS.labels().inc(-1)
+
+
+def _correlate(headers: "CIMultiDict[str]") -> None:
+    ids = correlate(headers)
+    token = CURRENT.set(ids)
+    ids.header_lines()
+    CURRENT.reset(token)
+
+
+def _loop_us(part: Callable[[], object], times: int) -> float:
+    started = time.perf_counter()
+    for _ in range(times):
+        part()
+    return (time.perf_counter() - started) / times * 1e6
+
+
+def _line_us(path: Path, times: int) -> float:
+    """CPU time of a line on its way into a file, its share of the writing thread's work included."""
+    ids = correlate(CIMultiDict())
+    with path.open("w") as stream:
+        logging.configure_logging("info", stream)
+        started = time.process_time()
+        for _ in range(times):
+            logging.log_request(
+                {
+                    "request_id": ids.request_id,
+                    "trace_id": ids.trace_id,
+                    "method": "GET",
+                    "route": _ROUTE,
+                    "path": f"/api/v1/proxy{_PATH}",
+                    "status": 200,
+                    "code": None,
+                    "duration_ms": 1.234,
+                    "bytes_in": 0,
+                    "bytes_out": 47,
+                    "client_ip": "203.0.113.9",
+                    "user_id": "0199a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b",
+                    "token_id": "0199a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5c",
+                    "device": "…vice",
+                    "outcome": "served",
+                    "upstream_ms": 0.789,
+                }
+            )
+        time.sleep(2 * FLUSH_S)
+        return (time.process_time() - started) / times * 1e6
+
+
+@asynccontextmanager
+async def _gateway(
+    bench: Bench, name: str, environment: dict[str, str], *options: str
+) -> AsyncIterator[tuple[psutil.Process, int]]:
+    port = find_free_port()
+    async with _program(bench, name, ["loadtest.gateway_process", str(port), *options], environment, port) as child:
+        yield psutil.Process(child.pid), port
+
+
+@asynccontextmanager
+async def _program(
+    bench: Bench, name: str, arguments: list[str], environment: dict[str, str], port: int
+) -> AsyncIterator[ChildProcess]:
+    """Run a module as a process of its own until the end, from when it takes connections."""
+    command = Command(
+        name=name,
+        arguments=[sys.executable, "-m", *arguments],
+        log_file=bench.directory / f"{name}.log",
+        environment=environment,
+        working_directory=_ROOT,
+    )
+    child = ChildProcess(command)
+    child.start()
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            while not await _takes_connections(port):
+                if child.returncode is not None:
+                    raise RuntimeError(child.obituary())
+                await asyncio.sleep(0.05)
+        yield child
+    finally:
+        await asyncio.to_thread(child.stop)
+
+
+async def _takes_connections(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(LOOPBACK, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
