@@ -16,6 +16,7 @@ from zenzefi.infra.storage import error_code
 MIB = 1024 * 1024
 # S3 takes 10,000 parts of 5 MiB to 5 GiB. A part in memory is one that can be sent again.
 MIN_PART = 8 * MIB
+MAX_PART = 5 * 1024 * MIB
 MAX_PARTS = 10_000
 # An estimate may be wrong. From here on parts double every 500, which is enough for the largest object that S3 takes.
 _STEADY_PARTS, _DOUBLING_PARTS = MAX_PARTS // 2, 500
@@ -35,7 +36,7 @@ class Uploaded:
 def part_size(number: int, *, first: int) -> int:
     """How long the part with this number is, counted from 1, when the first one is `first` bytes long."""
     doublings = 0 if number <= _STEADY_PARTS else (number - _STEADY_PARTS - 1) // _DOUBLING_PARTS + 1
-    return int(first << doublings)
+    return min(int(first << doublings), MAX_PART)
 
 
 def first_part_size(expected_size: int) -> int:
