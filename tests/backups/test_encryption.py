@@ -1,7 +1,7 @@
 """age as a stream: what is altered or cut off anywhere fails, whatever the pieces are that it arrives in."""
 
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import cache, partial
 from os import urandom
@@ -25,7 +25,7 @@ def _sealed() -> bytes:
     return bytes(pyrage.encrypt(PLAIN, [pyrage.x25519.Recipient.from_str(RECIPIENT)]))
 
 
-async def _pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
+async def _pieces(data: bytes, size: int) -> AsyncGenerator[bytes, None]:
     for start in range(0, len(data), size):
         yield data[start : start + size]
 
@@ -89,9 +89,9 @@ async def test_there_must_be_somebody_to_encrypt_for(recipients: tuple[str, ...]
 
 @pytest.mark.parametrize("work", [partial(encrypt, recipients=[RECIPIENT]), partial(decrypt, identity=IDENTITY)])
 async def test_an_error_of_the_source_is_not_taken_for_its_end(
-    work: Callable[[AsyncIterator[bytes]], AsyncGenerator[bytes, None]],
+    work: Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]],
 ) -> None:
-    async def breaking() -> AsyncIterator[bytes]:
+    async def breaking() -> AsyncGenerator[bytes, None]:
         async for piece in _pieces(_sealed(), 10_000):
             yield piece
         raise LookupError("the source broke after its last byte")
@@ -102,7 +102,7 @@ async def test_an_error_of_the_source_is_not_taken_for_its_end(
 
 
 async def test_who_stops_reading_leaves_no_thread_behind() -> None:
-    async def endless() -> AsyncIterator[bytes]:
+    async def endless() -> AsyncGenerator[bytes, None]:
         while True:
             yield PLAIN
 

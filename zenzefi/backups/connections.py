@@ -27,6 +27,8 @@ _SPELLING = {
     "quote_all_identifiers": "off",
     "search_path": "pg_catalog",  # every other name is written with its schema
 }
+# Servers before PostgreSQL 17 do not know it, and refuse sessions that ask for what they do not know.
+_NO_TRANSACTION_TIMEOUT = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'"
 _SESSION = {
     "application_name": "zenzefi backup",
     "statement_timeout": "0",
@@ -64,6 +66,7 @@ async def open_direct(settings: Settings, *, database: str | None = None) -> Asy
             "POSTGRES_DIRECT_SERVER, POSTGRES_DIRECT_PORT, BACKUP_POSTGRES_USER and BACKUP_POSTGRES_PASSWORD."
         ) from error
     try:
+        await connection.execute(_NO_TRANSACTION_TIMEOUT)
         yield connection
     except _LOST as error:
         raise DatabaseUnavailable(f"The connection to PostgreSQL's database {name} was lost: {error}.") from error

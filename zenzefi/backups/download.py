@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import structlog
@@ -27,12 +28,13 @@ async def download(client: Any, *, bucket: str, key: str, size: int, sha256: str
 
     digest, received = hashlib.sha256(), 0
     try:
-        async for piece in _pieces(client, bucket=bucket, key=key):
-            received += len(piece)
-            if received > size:
-                break
-            digest.update(piece)
-            yield piece
+        async with aclosing(_pieces(client, bucket=bucket, key=key)) as pieces:
+            async for piece in pieces:
+                received += len(piece)
+                if received > size:
+                    break
+                digest.update(piece)
+                yield piece
     except ClientError as error:
         if error_code(error) not in ("NoSuchKey", "404"):
             raise

@@ -7,7 +7,7 @@ and whose closing ends the thread. age authenticates each 64 KiB and the end: wh
 import asyncio
 import hashlib
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from typing import BinaryIO, cast
@@ -40,8 +40,8 @@ def recipient_of(identity: str) -> str:
     return str(_parse_identity(identity).to_public())
 
 
-async def encrypt(source: AsyncIterator[bytes], recipients: Sequence[str]) -> AsyncGenerator[bytes, None]:
-    """Encrypt for each of the public keys; an error of the source comes out here.
+async def encrypt(source: AsyncGenerator[bytes, None], recipients: Sequence[str]) -> AsyncGenerator[bytes, None]:
+    """Encrypt for each of the public keys; an error of the source, which is closed at the end, comes out here.
 
     Raises:
         NoRepository: there are no recipients, or one is not a public key of age.
@@ -59,8 +59,10 @@ async def encrypt(source: AsyncIterator[bytes], recipients: Sequence[str]) -> As
             yield piece
 
 
-async def decrypt(source: AsyncIterator[bytes], identity: str) -> AsyncGenerator[bytes, None]:
+async def decrypt(source: AsyncGenerator[bytes, None], identity: str) -> AsyncGenerator[bytes, None]:
     """Decrypt with a secret key. Pieces come out before the end is checked: without that they prove nothing.
+
+    An error of the source, which is closed at the end, comes out here.
 
     Raises:
         WrongKey: it was not encrypted for this key.
@@ -92,7 +94,7 @@ def _parse_identity(identity: str) -> pyrage.x25519.Identity:
 
 
 async def _through(
-    source: AsyncIterator[bytes], work: Callable[[BinaryIO, BinaryIO], None]
+    source: AsyncGenerator[bytes, None], work: Callable[[BinaryIO, BinaryIO], None]
 ) -> AsyncGenerator[bytes, None]:
     """Run blocking `work` in a thread, fed from `source`; what it writes comes out.
 
@@ -135,14 +137,15 @@ def _work(work: Callable[[BinaryIO, BinaryIO], None], theirs: socket.socket) -> 
                 writer.close()  # it would write what is left, and nobody may listen any more
 
 
-async def _feed(source: AsyncIterator[bytes], writer: asyncio.StreamWriter) -> None:
+async def _feed(source: AsyncGenerator[bytes, None], writer: asyncio.StreamWriter) -> None:
     try:
-        async for piece in source:
-            if writer.is_closing():
-                return  # the thread has ended, and its error says why
-            writer.write(piece)
-            with suppress(ConnectionError):
-                await writer.drain()
+        async with aclosing(source):
+            async for piece in source:
+                if writer.is_closing():
+                    return  # the thread has ended, and its error says why
+                writer.write(piece)
+                with suppress(ConnectionError):
+                    await writer.drain()
     finally:
         if not writer.is_closing():
             with suppress(OSError):

@@ -110,10 +110,8 @@ async def _make(ctx: Context, repository: Repository, run: Run, *, tell: Tell) -
 async def _store(
     ctx: Context, target: MultipartUpload, *, program: Path, snapshot: Snapshot, tell: Callable[[int], None]
 ) -> Uploaded:
-    async with (
-        aclosing(dump(ctx.settings, program=program, snapshot=snapshot.name)) as dumped,
-        aclosing(encrypt(dumped, ctx.settings.backup.recipients)) as encrypted,
-    ):
+    dumped = dump(ctx.settings, program=program, snapshot=snapshot.name)
+    async with aclosing(encrypt(dumped, ctx.settings.backup.recipients)) as encrypted:
         return await upload(encrypted, to=target, first_part=first_part_size(snapshot.database_size), tell=tell)
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -159,16 +160,17 @@ async def upload(
     """Store a stream; `tell` gets the bytes so far after each part. Whatever fails or cancels it aborts the upload."""
     try:
         await to.start()
-        async for part in _parts(source, first=first_part):
-            await to.add(part)
-            tell(to.size)
+        async with aclosing(_parts(source, first=first_part)) as parts:
+            async for part in parts:
+                await to.add(part)
+                tell(to.size)
         return await to.complete()
     except BaseException:
         await asyncio.shield(to.abort())
         raise
 
 
-async def _parts(source: AsyncIterator[bytes], *, first: int) -> AsyncIterator[BytesIO]:
+async def _parts(source: AsyncIterator[bytes], *, first: int) -> AsyncGenerator[BytesIO, None]:
     """Cut a stream into parts of exact sizes, at least one: some stores refuse a part that is longer than the first."""
     part, number = BytesIO(), 1
     async for piece in source:
