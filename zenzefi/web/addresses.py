@@ -23,10 +23,12 @@ def client_ip(request: web.Request) -> IPv4Address | IPv6Address | None:
 
 def client_ip_text(request: web.Request) -> str | None:
     """The same as text."""
-    if CLIENT_IP_TEXT not in request:
+    text = request.get(CLIENT_IP_TEXT)
+    if text is None:
         address = client_ip(request)
-        request[CLIENT_IP_TEXT] = None if address is None else str(address)
-    return request[CLIENT_IP_TEXT]
+        if address is not None:
+            text = request[CLIENT_IP_TEXT] = str(address)
+    return text
 
 
 def is_from_trusted_proxy(request: web.Request) -> bool:
