@@ -1,6 +1,7 @@
 """What pg_dump is told, what of it is believed, and what its failures say."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -8,12 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.backups.restoring import restored
 from tests.support.servers import PASSWORD
 from zenzefi.backups.errors import DumpFailed, NoRepository
 from zenzefi.backups.processes import ProgramMissing, running
+from zenzefi.backups.proof import differences, take_proof
 from zenzefi.backups.repository import Repository
 from zenzefi.backups.service import back_up
 from zenzefi.context import open_context
+from zenzefi.infra import facts
 from zenzefi.settings import Settings
 
 Wrap = Callable[[str], Settings]
@@ -52,6 +56,25 @@ async def test_a_dump_that_is_killed_is_no_backup(wrapped: Wrap, repository: Rep
             await back_up(ctx)
 
     assert await repository.ids() == []
+
+
+async def test_what_is_written_meanwhile_is_in_neither_dump_nor_proof(
+    wrapped: Wrap, backup_settings: Settings, tmp_path: Path, repository: Repository
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    async with open_context(wrapped(f'read _ < {gate}; exec "$PG_DUMP" "$@"')) as ctx:
+        making = asyncio.create_task(back_up(ctx))
+        opened = await asyncio.to_thread(gate.open, "w")  # once the script reads: the snapshot has been exported
+        async with ctx.transaction() as conn:
+            await facts.put(conn, name="later", document={}, at=ctx.now())
+        opened.write("go\n")
+        opened.close()
+        manifest = await making
+
+    async with restored(backup_settings, repository, manifest) as connection:
+        assert differences(manifest.proof, await take_proof(connection)) == []
+        assert await connection.fetchval("SELECT count(*) FROM public.facts") == 0
 
 
 async def test_the_password_is_in_nobodys_arguments(wrapped: Wrap, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -153,13 +153,18 @@ class Repository:
                 )
 
     async def sweep_uploads(self, *, older_than: timedelta = STALE_AFTER) -> int:
-        """Abort the multipart uploads that nobody finished; their parts are paid for, and no list shows them."""
+        """Abort the multipart uploads that nobody finished; their parts are paid for, and no list shows them.
+
+        MinIO does not list them by a prefix, and forgets them by itself after a day.
+        """
         swept = 0
         pages = self.client.get_paginator("list_multipart_uploads")
         async for page in pages.paginate(Bucket=self.bucket, Prefix=self._folder("data")):
             now = store_time(page)
             for upload in page.get("Uploads", []):
-                if now - upload["Initiated"] >= older_than:
+                if now - upload["Initiated"] < older_than:
+                    continue
+                with suppress(self.client.exceptions.NoSuchUpload):
                     await self.client.abort_multipart_upload(
                         Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )

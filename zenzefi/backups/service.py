@@ -79,7 +79,7 @@ async def _make(ctx: Context, repository: Repository, run: Run, *, tell: Tell) -
     backup_id = make_id(run.id, created_at=created_at)
     async with _export_snapshot(ctx) as snapshot:
         program, pg_dump_version = await find_pg_dump(ctx.settings, server_version=snapshot.server_version)
-        upload = MultipartUpload(
+        target = MultipartUpload(
             repository.client,
             bucket=repository.bucket,
             key=repository.data_key(backup_id),
@@ -88,7 +88,7 @@ async def _make(ctx: Context, repository: Repository, run: Run, *, tell: Tell) -
         estimate = await _estimate(repository) or snapshot.database_size
         proof, uploaded = await _both(
             take_proof(snapshot.connection),
-            _store(ctx, upload, program=program, snapshot=snapshot, tell=partial(_tell_stored, tell, estimate)),
+            _store(ctx, target, program=program, snapshot=snapshot, tell=partial(_tell_stored, tell, estimate)),
         )
     return Manifest(
         id=backup_id,
