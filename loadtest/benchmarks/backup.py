@@ -54,14 +54,14 @@ async def run(bench: Bench) -> list[Figure]:
             name="backup throughput",
             value=backed_up,
             unit="MB/s",
-            method=f"{database}: snapshot, proof, pg_dump, age and S3; the share is of pg_dump | gzip",
+            method=f"{database}: snapshot, proof, pg_dump at level 3, age and S3; the share is of pg_dump | gzip",
             ratio=backed_up / piped,
         ),
         Figure(
             name="pg_dump | gzip throughput",
             value=piped,
             unit="MB/s",
-            method=f"{database}, into a file, in turn with the backup",
+            method=f"{database}, at gzip's own level 6, into a file, in turn with the backup",
         ),
         Figure(
             name="backup memory",
