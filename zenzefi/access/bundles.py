@@ -12,7 +12,8 @@ from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.errors import JsonObject
-from zenzefi.infra.db import Connection
+from zenzefi.infra.business_instruments import TOKENS_SOLD
+from zenzefi.infra.db import Connection, after_commit
 from zenzefi.wallet import service as wallet
 from zenzefi.wallet.models import SystemAccount, TransactionType
 
@@ -55,6 +56,7 @@ async def purchase(conn: Connection, *, ctx: Context, actor: Actor, user_id: UUI
         "tokens": [{"id": str(each.token.token_id), **terms_of(each.token)} for each in tokens],
     }
     await _record(conn, ctx, actor=actor, action="bundle.purchase", bundle_id=bundle_id, after=after)
+    after_commit(conn, TOKENS_SOLD.labels(terms.duration_hours).inc, len(tokens))
     await referral_bonuses.hold(
         conn, ctx=ctx, actor=actor, user_id=user_id, purchase_transaction_id=transaction_id, cost=price.total
     )

@@ -9,7 +9,8 @@ from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.errors import JsonObject
-from zenzefi.infra.db import Connection
+from zenzefi.infra.business_instruments import TOKENS_ENDED
+from zenzefi.infra.db import Connection, after_commit
 from zenzefi.wallet import service as wallet
 from zenzefi.wallet.models import LedgerEntry, SystemAccount, TransactionType
 
@@ -86,6 +87,7 @@ async def _refund(conn: Connection, ctx: Context, *, token: AccessToken, actor: 
     await queries.update_refunded(conn, token_id=token.token_id, refund_transaction_id=transaction_id, now=now)
     after: JsonObject = {"end_reason": "refunded", "refund_amount": f"{token.price:.2f}"}
     await _record(conn, ctx, actor=actor, action="token.refund", token=token, after=after)
+    after_commit(conn, TOKENS_ENDED.labels("refunded").inc)
     if bonus is not None:
         await referral_bonuses.take_back(conn, ctx=ctx, actor=actor, bonus=bonus)
     return entry
@@ -96,6 +98,7 @@ async def _revoke(conn: Connection, ctx: Context, *, token: AccessToken, actor: 
     lifecycle.require_open(token, now=now)
     await queries.update_revoked(conn, token_id=token.token_id, now=now)
     await _record(conn, ctx, actor=actor, action="token.revoke", token=token, after={"end_reason": "revoked"})
+    after_commit(conn, TOKENS_ENDED.labels("revoked").inc)
 
 
 async def _record(

@@ -20,7 +20,8 @@ from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor, ActorKind
 from zenzefi.context import Context
 from zenzefi.errors import JsonObject
-from zenzefi.infra.db import Connection
+from zenzefi.infra.business_instruments import TOKENS_ACTIVATED, TOKENS_ENDED, TOKENS_SOLD
+from zenzefi.infra.db import Connection, after_commit
 from zenzefi.ratelimit import service as ratelimit
 from zenzefi.wallet import service as wallet
 from zenzefi.wallet.models import SystemAccount, TransactionType
@@ -76,6 +77,7 @@ async def purchase(
     token = issued.token
     await queries.insert_tokens(conn, tokens=[token], purchase_transaction_id=transaction_id)
     await _record(conn, ctx, actor=actor, action="token.purchase", token_id=token.token_id, after=terms_of(token))
+    after_commit(conn, TOKENS_SOLD.labels(duration_hours).inc)
     await referral_bonuses.hold(
         conn, ctx=ctx, actor=actor, user_id=user_id, purchase_transaction_id=transaction_id, cost=price
     )
@@ -246,6 +248,7 @@ async def activate(ctx: Context, *, token_id: UUID, actor: Actor | None = None) 
             token_id=token_id,
             after={"activated_at": str(grant.activated_at), "expires_at": str(grant.expires_at)},
         )
+        after_commit(conn, TOKENS_ACTIVATED.labels().inc)
     return grant
 
 
@@ -258,6 +261,7 @@ async def end_expired_tokens(ctx: Context) -> int:
     while True:
         async with ctx.transaction() as conn:
             ended = await queries.update_expired(conn, now=ctx.now(), limit=EXPIRY_BATCH)
+            after_commit(conn, TOKENS_ENDED.labels("expired").inc, ended)
         total += ended
         if ended < EXPIRY_BATCH:
             return total

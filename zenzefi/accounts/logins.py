@@ -20,6 +20,7 @@ from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.errors import Unavailable
+from zenzefi.infra.business_instruments import LOGINS
 from zenzefi.infra.db import Connection
 from zenzefi.infra.jwt import Claims
 from zenzefi.ratelimit import service as ratelimit
@@ -46,10 +47,12 @@ async def log_in(ctx: Context, *, email: str, password: str, actor: Actor) -> To
     try:
         pair = await _log_in(ctx, email=email, password=password, actor=actor)
     except InvalidCredentials:
+        LOGINS.labels("refused").inc()
         raise
     except BaseException:
         await ratelimit.forgive(ctx, subject, guess)
         raise
+    LOGINS.labels("accepted").inc()
     await ratelimit.forgive(ctx, subject, guess)
     return pair
 

@@ -11,7 +11,8 @@ from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.errors import Invalid, NotFound, Unauthenticated
-from zenzefi.infra.db import Connection
+from zenzefi.infra.business_instruments import REGISTRATIONS
+from zenzefi.infra.db import Connection, after_commit
 from zenzefi.web.identity import Identity
 
 __all__ = ["create_superuser", "find_identity", "get_user", "purge_expired_logins", "register", "update_user"]
@@ -177,6 +178,7 @@ async def _insert_user(
             "referred_by": None if referred_by is None else str(referred_by),
         },
     )
+    after_commit(conn, REGISTRATIONS.labels().inc)
     return user
 
 

@@ -10,15 +10,14 @@ from zenzefi.infra.metrics import Label
 from zenzefi.settings import PaymentProviderName
 
 _PROVIDER: Final = Label("provider", (provider.value for provider in PaymentProviderName))
-_WAY: Final = Label("way", ("token", "bundle"))
 
 REGISTRATIONS: Final = REGISTRY.counter("zenzefi_registrations_total", "Accounts that were made")
 LOGINS: Final = REGISTRY.counter(
     "zenzefi_logins_total", "Password checks, by what came of them", Label("outcome", ("accepted", "refused"))
 )
 
-PURCHASES: Final = REGISTRY.counter("zenzefi_purchases_total", "Purchases of a single token or of a bundle", _WAY)
-PURCHASES_ZNC: Final = REGISTRY.counter("zenzefi_purchases_znc_total", "What was paid for purchases, in ZNC", _WAY)
+PURCHASES: Final = REGISTRY.counter("zenzefi_purchases_total", "Purchases of a token or of a bundle")
+PURCHASES_ZNC: Final = REGISTRY.counter("zenzefi_purchases_znc_total", "What was paid for purchases, in ZNC")
 TOKENS_SOLD: Final = REGISTRY.counter(
     "zenzefi_tokens_sold_total",
     "Tokens that were sold, those of bundles included",
@@ -53,8 +52,8 @@ PAYMENT_NOTICES: Final = REGISTRY.counter(
         "outcome",
         (
             *("taken", "bad_signature", "stale_event", "bad_event", "event_from_elsewhere"),
-            *("payment_not_found", "payment_mismatch", "wallet_full", "unavailable"),
-            *("payment_provider_unavailable", "payment_provider_error"),
+            *("payment_not_found", "payment_mismatch", "wallet_full", "database_unavailable"),
+            *("payment_provider_unavailable", "payment_provider_error", "unknown_payment_provider", "failed"),
         ),
     ),
 )

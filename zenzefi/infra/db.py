@@ -2,21 +2,25 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, cast
 
 import asyncpg
 
 from zenzefi.errors import DatabaseUnavailable
-from zenzefi.infra.instruments import DB_CONNECTIONS, DB_MAX_CONNECTIONS
+from zenzefi.infra.instruments import DB_ACQUIRE_DURATION, DB_ACQUIRES, DB_CONNECTIONS, DB_MAX_CONNECTIONS
 from zenzefi.settings import Settings
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 else:
     Connection = asyncpg.pool.PoolConnectionProxy
+
+P = ParamSpec("P")
 
 ACQUIRE_TIMEOUT_S = 3.0  # a request that waits longer for a connection is better told to come back
 COMMAND_TIMEOUT_S = 10.0  # no query of ours is planned to take a tenth of that
@@ -35,6 +39,11 @@ _CONNECTION_TROUBLE = (
     OSError,
     asyncio.TimeoutError,
 )
+
+_LENT, _UNAVAILABLE, _BROKEN = (DB_ACQUIRES.labels(outcome) for outcome in ("lent", "unavailable", "broken"))
+_ACQUIRED_AFTER: Final = DB_ACQUIRE_DURATION.labels()
+# What waits for the transactions that are open now to be committed, by their connections.
+_after_commit: Final[dict[Connection, list[Callable[[], None]]]] = {}
 
 
 class Database:
@@ -56,12 +65,17 @@ class Database:
         Raises:
             DatabaseUnavailable: no connection in ACQUIRE_TIMEOUT_S, or it broke while it was lent.
         """
+        asked_at, trouble = time.perf_counter(), _UNAVAILABLE
         try:
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                _ACQUIRED_AFTER.observe(time.perf_counter() - asked_at)
+                _LENT.inc()
+                trouble = _BROKEN
                 yield connection
         except ValueError:
             raise  # asyncpg's DataError is an InterfaceError, too, but it means a bad argument of ours
         except _CONNECTION_TROUBLE as error:
+            trouble.inc()
             raise DatabaseUnavailable from error
 
     @asynccontextmanager
@@ -72,13 +86,32 @@ class Database:
             DatabaseUnavailable: as for ``connection``. When the connection breaks during COMMIT nobody here can know
                 whether it took effect; an Idempotency-Key makes the retry safe.
         """
-        async with self.connection() as connection, connection.transaction():
-            yield connection
+        async with self.connection() as connection:
+            waiting = _after_commit[connection] = []
+            try:
+                async with connection.transaction():
+                    yield connection
+            finally:
+                del _after_commit[connection]
+        for act in waiting:
+            act()
 
     async def read_time(self) -> datetime:
         """The server's clock."""
         async with self.connection() as connection:
             return cast(datetime, await connection.fetchval("SELECT clock_timestamp()"))
+
+
+def after_commit(connection: Connection, act: Callable[P, None], /, *arguments: P.args, **keywords: P.kwargs) -> None:
+    """Have something counted once the transaction of ``Database.transaction`` is committed, and never if it is not.
+
+    On a connection without such a transaction it is done at once.
+    """
+    waiting = _after_commit.get(connection)
+    if waiting is None:
+        act(*arguments, **keywords)
+    else:
+        waiting.append(partial(act, *arguments, **keywords))
 
 
 def sample_pool(database: Database) -> None:

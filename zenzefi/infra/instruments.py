@@ -150,8 +150,8 @@ DB_MAX_CONNECTIONS: Final = REGISTRY.gauge(
 
 DB_ACQUIRES: Final = REGISTRY.counter(
     "zenzefi_db_acquires_total",
-    "Connections that were asked of the database pool; unavailable: none in time, or the database is away",
-    Label("outcome", ("lent", "unavailable")),
+    "Connections asked of the database pool: lent, or none in time; and those that broke while they were lent",
+    Label("outcome", ("lent", "unavailable", "broken")),
 )
 DB_ACQUIRE_DURATION: Final = REGISTRY.histogram(
     "zenzefi_db_acquire_duration_seconds",

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from zenzefi.errors import RedisUnavailable
-from zenzefi.infra.instruments import RATE_LIMIT_DECISIONS, RATE_LIMIT_DEGRADED
+from zenzefi.infra.instruments import RATE_LIMIT_DECISIONS, RATE_LIMIT_DEGRADED, RATE_LIMIT_DEGRADED_TIME
 from zenzefi.infra.redis import RedisClient
 from zenzefi.ratelimit.errors import LimitUnknown, RateLimitExceeded
 from zenzefi.ratelimit.ring import CHARGE, RESET, Charge, ChargeRequest, LimitClass, ring_key
@@ -50,9 +50,14 @@ class ClassLimiter:
         self._window_us = round(terms.window_s * 1e6)
         self._subjects: OrderedDict[str, Subject] = OrderedDict()
         self._alone_at = 0.0
+        self._degraded_counted_at = 0.0
         self._recovery: asyncio.Task[None] | None = None
         self._admitted, self._rejected, self._unknown = (
             RATE_LIMIT_DECISIONS.labels(terms.limit_class, outcome) for outcome in ("admitted", "rejected", "unknown")
+        )
+        self._degraded, self._degraded_time = (
+            RATE_LIMIT_DEGRADED.labels(terms.limit_class),
+            RATE_LIMIT_DEGRADED_TIME.labels(terms.limit_class),
         )
 
     async def admit(self, name: str) -> Decision:
@@ -161,6 +166,14 @@ class ClassLimiter:
             self._recovery.cancel()
             await asyncio.wait([self._recovery])
 
+    def sample(self) -> None:
+        """Set the gauge, and count for how long it has been degraded since the last time."""
+        self._degraded.set(self.is_degraded)
+        if self.is_degraded:
+            now = self._monotonic()
+            self._degraded_time.inc(max(0.0, now - self._degraded_counted_at))
+            self._degraded_counted_at = now
+
     def _subject(self, name: str) -> Subject:
         subject = self._subjects.get(name)
         if subject is None:
@@ -196,6 +209,7 @@ class ClassLimiter:
         now = self._alone_at = self._monotonic()
         if self._recovery is None:
             self.is_degraded = True
+            self._degraded_counted_at = now
             log.warning("ratelimit_degraded", limit_class=self.limit_class, share=self._terms.share)
             self._recovery = asyncio.get_running_loop().create_task(self._recover())
         return subject.spend_alone(now)
@@ -209,6 +223,7 @@ class ClassLimiter:
                     break
             log.info("ratelimit_restored", limit_class=self.limit_class)
         finally:
+            self.sample()
             self.is_degraded = False
             self._recovery = None
 
@@ -264,8 +279,8 @@ class Limiter:
 
     def sample(self) -> None:
         """Set the gauges."""
-        for limit_class, limiter in self._classes.items():
-            RATE_LIMIT_DEGRADED.labels(limit_class).set(limiter.is_degraded)
+        for limiter in self._classes.values():
+            limiter.sample()
 
 
 def _terms(limit_class: LimitClass, policy: RateLimit, *, processes: int) -> Terms:

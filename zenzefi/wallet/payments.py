@@ -17,7 +17,8 @@ from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.errors import Invalid
-from zenzefi.infra.db import Connection
+from zenzefi.infra.business_instruments import PAYMENT_ALARMS, PAYMENTS
+from zenzefi.infra.db import Connection, after_commit
 from zenzefi.settings import Settings
 from zenzefi.wallet import payment_queries as queries
 from zenzefi.wallet import service
@@ -86,7 +87,7 @@ async def create(
         created_at=ctx.now(),
     )
     await queries.insert_payment(conn, payment=payment, next_check_at=payment.created_at + FIRST_CHECK_AFTER)
-    await note(conn, ctx=ctx, payment_id=payment.id, event=PaymentEvent.CREATED)
+    await note(conn, ctx=ctx, payment=payment, event=PaymentEvent.CREATED)
     await audit.record(
         conn,
         entry_id=ctx.new_id(),
@@ -151,12 +152,14 @@ async def end(conn: Connection, *, ctx: Context, payment: Payment, status: Payme
                 payment_id=payment.id,
             )
         except WalletFull:
+            PAYMENT_ALARMS.labels("not_credited").inc()
             log.error("payment_not_credited", payment_id=str(payment.id), reason=WalletFull.code)  # noqa: TRY400
             raise
     if payment.status is not PaymentStatus.PENDING:
+        after_commit(conn, PAYMENT_ALARMS.labels("succeeded_late").inc)
         log.warning("payment_succeeded_late", payment_id=str(payment.id), status=payment.status)
     await queries.update_status(conn, payment_id=payment.id, status=status, ledger_transaction_id=transaction_id)
-    await note(conn, ctx=ctx, payment_id=payment.id, event=PaymentEvent(status))
+    await note(conn, ctx=ctx, payment=payment, event=PaymentEvent(status))
     await audit.record(
         conn,
         entry_id=ctx.new_id(),
@@ -188,9 +191,10 @@ async def get_payment(ctx: Context, *, user_id: UUID, payment_id: UUID) -> tuple
         return payment, await queries.select_events(conn, payment_id=payment_id)
 
 
-async def note(conn: Connection, *, ctx: Context, payment_id: UUID, event: PaymentEvent) -> None:
+async def note(conn: Connection, *, ctx: Context, payment: Payment, event: PaymentEvent) -> None:
     """Add a line to a payment's timeline."""
-    await queries.insert_event(conn, event_id=ctx.new_id(), payment_id=payment_id, event=event, at=ctx.now())
+    await queries.insert_event(conn, event_id=ctx.new_id(), payment_id=payment.id, event=event, at=ctx.now())
+    after_commit(conn, PAYMENTS.labels(payment.provider, event).inc)
 
 
 def is_allowed_return_url(url: str, settings: Settings) -> bool:
@@ -230,8 +234,9 @@ async def _ask_for_page(ctx: Context, *, provider: PaymentProvider, payment: Pay
             payment_url=opened.payment_url,
         )
         if kept:
-            await note(conn, ctx=ctx, payment_id=payment.id, event=PaymentEvent.OPENED)
+            await note(conn, ctx=ctx, payment=payment, event=PaymentEvent.OPENED)
     if not kept:
+        PAYMENT_ALARMS.labels("opened_twice").inc()
         log.error("payment_opened_twice", payment_id=str(payment.id), provider=provider.name)
         raise PaymentProviderError
     return opened.payment_url

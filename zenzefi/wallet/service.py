@@ -14,6 +14,7 @@ from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.infra.db import Connection
 from zenzefi.wallet import queries, verification
+from zenzefi.wallet.counting import count_credit, count_debit
 from zenzefi.wallet.errors import InsufficientFunds, InvalidAmount, WalletFull
 from zenzefi.wallet.models import (
     CENT,
@@ -65,6 +66,7 @@ async def credit(
     entry = await queries.insert_credit(conn, movement=movement)
     if entry is None:
         raise WalletFull
+    count_credit(conn, movement)
     return entry
 
 
@@ -98,14 +100,14 @@ async def debit(
         now=now,
     )
     entry = await queries.insert_debit(conn, movement=movement)
-    if entry is not None:
-        return entry
-    # Read under the lock: a credit of this very moment must not make the refusal name an amount that suffices.
-    available = await queries.lock_balance(conn, user_id=user_id) or _NO_MONEY
-    if available >= amount:
-        entry = await queries.insert_debit(conn, movement=movement)
     if entry is None:
-        raise InsufficientFunds(needed=amount, available=available)
+        # Read under the lock: a credit of this very moment must not make the refusal name an amount that suffices.
+        available = await queries.lock_balance(conn, user_id=user_id) or _NO_MONEY
+        if available >= amount:
+            entry = await queries.insert_debit(conn, movement=movement)
+        if entry is None:
+            raise InsufficientFunds(needed=amount, available=available)
+    count_debit(conn, movement)
     return entry
 
 

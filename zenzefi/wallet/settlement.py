@@ -14,6 +14,7 @@ from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.errors import ZenzefiError
+from zenzefi.infra.business_instruments import PAYMENT_ALARMS, PAYMENT_NOTICES, PAYMENTS
 from zenzefi.infra.db import Connection
 from zenzefi.settings import PaymentProviderName
 from zenzefi.wallet import payment_queries as queries
@@ -57,14 +58,15 @@ async def receive(ctx: Context, *, provider_name: str, notice: Notice, actor: Ac
         PaymentMismatch: it contradicts the payment; nothing has changed but the audit log.
         PaymentProviderUnavailable, PaymentProviderError: the provider could not be asked.
     """
-    provider = find_provider(ctx, provider_name)
-    if provider is None:
-        raise UnknownPaymentProvider
-    said = provider.read_notice(notice)
-    if isinstance(said, PaymentHint):
-        said = await _confirm(ctx, provider=provider, hint=said)
-    if said is not None:
-        await settle(ctx, provider=provider.name, report=said, actor=actor)
+    outcome = "failed"
+    try:
+        await _receive(ctx, provider_name=provider_name, notice=notice, actor=actor)
+        outcome = "taken"
+    except ZenzefiError as error:
+        outcome = error.code
+        raise
+    finally:
+        PAYMENT_NOTICES.labels(provider_name, outcome).inc()
 
 
 async def settle(ctx: Context, *, provider: PaymentProviderName, report: PaymentReport, actor: Actor) -> bool:
@@ -88,6 +90,8 @@ async def settle(ctx: Context, *, provider: PaymentProviderName, report: Payment
             await payments.end(conn, ctx=ctx, payment=payment, status=report.status, actor=actor)
             return True
     if mismatch is not None:
+        PAYMENTS.labels(provider, "refused").inc()
+        PAYMENT_ALARMS.labels("refused").inc()
         log.error("payment_refused", payment_id=str(payment.id), provider=provider, mismatch=mismatch)
         raise PaymentMismatch(f"The {mismatch} of the event and of the payment differ.")
     return False
@@ -107,8 +111,20 @@ async def heal(ctx: Context) -> int:
             except PaymentProviderUnavailable:
                 break  # it has been logged; the next run finds the provider back
             except ZenzefiError as error:
+                PAYMENT_ALARMS.labels("not_healed").inc()
                 log.error("payment_not_healed", payment_id=str(payment.id), code=error.code)  # noqa: TRY400
     return ended
+
+
+async def _receive(ctx: Context, *, provider_name: str, notice: Notice, actor: Actor) -> None:
+    provider = find_provider(ctx, provider_name)
+    if provider is None:
+        raise UnknownPaymentProvider
+    said = provider.read_notice(notice)
+    if isinstance(said, PaymentHint):
+        said = await _confirm(ctx, provider=provider, hint=said)
+    if said is not None:
+        await settle(ctx, provider=provider.name, report=said, actor=actor)
 
 
 async def _claim_due(ctx: Context, *, provider: PaymentProvider) -> Payment | None:
@@ -169,6 +185,7 @@ async def _lock_reported(conn: Connection, *, provider: PaymentProviderName, rep
         payment_id = None if known is None else known.id
     payment = None if payment_id is None else await queries.lock_payment(conn, payment_id=payment_id)
     if payment is None:
+        PAYMENT_ALARMS.labels("unknown").inc()
         log.warning("payment_unknown", provider=provider, provider_payment_id=report.provider_payment_id)
         raise PaymentNotFound
     return payment

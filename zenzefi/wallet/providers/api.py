@@ -9,6 +9,8 @@ from typing import TypeAlias
 import structlog
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, StreamReader
 
+from zenzefi.infra.business_instruments import PAYMENT_PROVIDER_CALLS
+from zenzefi.settings import PaymentProviderName
 from zenzefi.wallet.payment_errors import PaymentProviderError, PaymentProviderUnavailable, PaymentRefusedByProvider
 from zenzefi.wallet.providers.answers import JsonMembers, Unreadable, parse_object
 
@@ -32,6 +34,7 @@ class ProviderApi:
     ``timeout_s`` bounds a question with all its attempts; one attempt gets half, so that a hung one leaves room.
     """
 
+    provider: PaymentProviderName
     url: str
     headers: Mapping[str, str] = field(repr=False)
     timeout_s: float
@@ -39,7 +42,10 @@ class ProviderApi:
     async def get(self, path: str) -> JsonMembers | None:
         """Read something; None when there is none such."""
         status, answer = await self._ask("GET", path, {}, None)
-        return None if status == 404 else self._accepted(status, answer)
+        if status == 404:
+            self._count("answered")
+            return None
+        return self._accepted(status, answer)
 
     async def post(self, path: str, *, headers: Mapping[str, str] | None = None, body: Body) -> JsonMembers:
         """Make something. ``headers`` carry the provider's idempotence key, or what is asked is idempotent by nature.
@@ -79,14 +85,18 @@ class ProviderApi:
                 # By its name only: the text of some of aiohttp's errors repeats the request's headers.
                 trouble = type(error).__name__
             except Unreadable as error:
+                self._count("unreadable")
                 log.error("payment_provider_unreadable", url=self.url, path=path, reason=str(error))  # noqa: TRY400
                 raise PaymentProviderError from None
+        self._count("unavailable")
         log.warning("payment_provider_unavailable", url=self.url, trouble=trouble)
         raise PaymentProviderUnavailable
 
     def _accepted(self, status: int, answer: JsonMembers) -> JsonMembers:
         if 200 <= status < 300:
+            self._count("answered")
             return answer
+        self._count("refused")
         error = answer.get("error")  # Stripe's is an object, YooKassa's answer is the error itself
         detail = error if isinstance(error, dict) else answer
         reason = {name: str(detail.get(name))[:_MAX_REASON_CHARS] for name in ("code", "type", "parameter", "param")}
@@ -94,6 +104,9 @@ class ProviderApi:
         if 300 <= status < 400:
             raise PaymentProviderError
         raise PaymentRefusedByProvider
+
+    def _count(self, outcome: str) -> None:
+        PAYMENT_PROVIDER_CALLS.labels(self.provider, outcome).inc()
 
 
 async def _read(content: StreamReader) -> bytes:

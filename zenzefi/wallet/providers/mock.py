@@ -93,6 +93,7 @@ class MockProvider:
         """
         settings = self._ctx.settings
         api = ProviderApi(
+            provider=self.name,
             url=settings.backend_url.rstrip("/"),
             headers={},
             timeout_s=settings.payment_provider_timeout_s,

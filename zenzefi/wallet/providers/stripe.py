@@ -32,6 +32,7 @@ class Stripe:
         """Take the account's secret key and the secrets of the webhook endpoint."""
         self._secrets = settings.payment_webhook_secrets
         self._api = ProviderApi(
+            provider=self.name,
             url=settings.stripe_api_url,
             headers={"Authorization": f"Bearer {settings.stripe_secret_key}", "Stripe-Version": API_VERSION},
             timeout_s=settings.payment_provider_timeout_s,

@@ -46,6 +46,7 @@ class YooKassa:
         credentials = b64encode(f"{settings.yookassa_shop_id}:{settings.yookassa_secret_key}".encode()).decode()
         self._networks = settings.yookassa_networks
         self._api = ProviderApi(
+            provider=self.name,
             url=settings.yookassa_api_url,
             headers={"Authorization": f"Basic {credentials}"},
             timeout_s=settings.payment_provider_timeout_s,
