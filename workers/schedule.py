@@ -1,20 +1,22 @@
-"""When each job runs, in UTC: every line on one screen.
+"""Which jobs there are and when each runs: every line on one screen. Times are UTC unless a line names another zone.
 
-Each is idempotent and may run twice. A run that fails or is lost does not matter: the next one does its work, too.
+Each is idempotent and may run twice. A run that fails or is lost does not matter: the next one does its work, too, and
+what is due once a day is made up for when no worker was there. zenzefi/jobs.py says in which queue each waits.
 """
 
-from arq.cron import CronJob
+from collections.abc import Sequence
+from datetime import time, timedelta
 
 from workers.jobs import access, accounts, audit, database, gateway, health, wallet
-from workers.scheduling import daily, every, hourly, minutely
-from zenzefi.jobs import Job
+from workers.scheduling import Line, daily, every, hourly, minutely
+from zenzefi.jobs import Job, Queue, queue_of
 from zenzefi.settings import Settings
 
 
-def schedule(settings: Settings) -> list[CronJob]:
-    """Return the cron jobs; the odd seconds and minutes keep them from starting together."""
+def schedule(settings: Settings) -> list[Line]:
+    """Return every job; the odd seconds and minutes keep them from starting together."""
     return [
-        every(settings.health_check_interval_s, Job.REFRESH_HEALTH, health.refresh_health),
+        every(settings.health_check_interval_s, Job.REFRESH_HEALTH, health.refresh_health, at_start=True),
         minutely(Job.CLOSE_IDLE_SESSIONS, gateway.close_idle_sessions, second=5),
         minutely(Job.END_EXPIRED_TOKENS, access.end_expired_tokens, second=25),
         minutely(Job.HEAL_PAYMENTS, wallet.heal_payments, second=45),
@@ -22,6 +24,11 @@ def schedule(settings: Settings) -> list[CronJob]:
         hourly(Job.PAY_REFERRAL_BONUSES, access.pay_referral_bonuses, minute=12),
         hourly(Job.PURGE_IDEMPOTENCY_KEYS, database.purge_idempotency_keys, minute=7),
         hourly(Job.PURGE_EXPIRED_LOGINS, accounts.purge_expired_logins, minute=22),
-        daily(Job.INSPECT_LEDGER, wallet.inspect_ledger, hour=2, minute=52),
-        daily(Job.MAKE_PARTITIONS, database.make_partitions, hour=3, minute=37, run_at_startup=True),
+        daily(Job.MAKE_PARTITIONS, database.make_partitions, at=time(3, 37), at_start=True),
+        daily(Job.INSPECT_LEDGER, wallet.inspect_ledger, at=time(2, 52), timeout=timedelta(hours=2)),
     ]
+
+
+def lines_of(queue: Queue, lines: Sequence[Line]) -> list[Line]:
+    """Those lines whose jobs wait in this queue."""
+    return [line for line in lines if queue_of(line.job) is queue]

@@ -1,40 +1,43 @@
 """The words that the schedule is written in, and what surrounds every run of a job."""
 
 import asyncio
-import time
+import datetime as dt
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from datetime import timedelta
+from time import perf_counter, time
+from typing import Any, Final, TypeAlias
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import structlog
-from arq.cron import CronJob, cron
 from arq.typing import WorkerCoroutine
 from arq.worker import Retry
 
+from workers import outcomes
+from workers.timetable import Daily, Every, Timetable
 from zenzefi.context import Context
-from zenzefi.errors import Unavailable
+from zenzefi.errors import JsonValue, Unavailable
 from zenzefi.infra import tracing
 from zenzefi.infra.correlation import CURRENT, correlate_job
-from zenzefi.infra.instruments import JOB_DURATION, JOB_LAST_SUCCESS, JOBS
+from zenzefi.infra.instruments import JOB_DURATION, JOB_LAST_SUCCESS, JOB_WAIT, JOBS
 from zenzefi.infra.queue import ORIGIN
 from zenzefi.infra.tracing import SpanKind, start_span
 from zenzefi.jobs import Job
 
 JobFunction: TypeAlias = Callable[..., Awaitable[int | str | None]]
 
-CONTEXT = "context"  # where arq's dictionary of a run carries ours
+CONTEXT: Final = "context"  # where arq's dictionary of a run carries ours
 
-# After kill -9 arq runs a job again when the longest timeout of the worker plus 10 s have passed, so no job here may be
-# allowed to be long. The sweeps work in batches and take milliseconds.
-JOB_TIMEOUT_S = 60
-MAX_TRIES = 5
-_RETRY_DEFER_S = 5
+# The sweeps of the default queue work in batches and take milliseconds.
+SHORT: Final = timedelta(minutes=1)
+UTC: Final = ZoneInfo("UTC")
+MAX_TRIES: Final = 5
+_RETRY_DEFER_S: Final = 5
 
 # What passes by itself: the same run may succeed a little later.
-_TRANSIENT = (
+_TRANSIENT: Final = (
     Unavailable,
     asyncpg.LockNotAvailableError,
     asyncpg.DeadlockDetectedError,
@@ -44,70 +47,104 @@ _TRANSIENT = (
 log = structlog.get_logger("zenzefi.jobs")
 
 
-@dataclass
-class IntervalJob(CronJob):
-    """A job that runs each `interval_s` seconds. All workers compute the same instants, so each run is queued once."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A job: what runs, when (None: when somebody asks for it), and for how long at most.
 
-    interval_s: float = 60.0
+    ``at_start`` has the last instant that was missed made up for when a worker starts.
+    """
 
-    def calculate_next(self, prev_run: datetime) -> None:
-        """Set the next whole multiple of the interval since 1970."""
-        multiple = prev_run.timestamp() // self.interval_s + 1
-        self.next_run = datetime.fromtimestamp(multiple * self.interval_s, UTC)
+    job: Job
+    function: JobFunction
+    timetable: Timetable | None
+    timeout_s: float
+    at_start: bool = False
 
 
-def every(interval_s: float, job: Job, function: JobFunction) -> CronJob:
+def every(
+    interval_s: float, job: Job, function: JobFunction, *, at_start: bool = False, timeout: timedelta = SHORT
+) -> Line:
     """Run a job at each multiple of `interval_s` seconds."""
-    values = {**vars(_cron(job, function, run_at_startup=True)), "interval_s": max(interval_s, 1.0)}
-    return IntervalJob(**values)
+    return _line(job, function, Every(period_s=max(interval_s, 1.0)), timeout=timeout, at_start=at_start)
 
 
-def minutely(job: Job, function: JobFunction, *, second: int) -> CronJob:
+def minutely(job: Job, function: JobFunction, *, second: int) -> Line:
     """Run a job each minute."""
-    return _cron(job, function, second=second)
+    return _line(job, function, Every(period_s=60.0, offset_s=second), timeout=SHORT)
 
 
-def hourly(job: Job, function: JobFunction, *, minute: int) -> CronJob:
+def hourly(job: Job, function: JobFunction, *, minute: int) -> Line:
     """Run a job each hour."""
-    return _cron(job, function, minute=minute)
+    return _line(job, function, Every(period_s=3600.0, offset_s=60.0 * minute), timeout=SHORT)
 
 
-def daily(job: Job, function: JobFunction, *, hour: int, minute: int, run_at_startup: bool = False) -> CronJob:
-    """Run a job each day."""
-    return _cron(job, function, hour=hour, minute=minute, run_at_startup=run_at_startup)
+def daily(
+    job: Job,
+    function: JobFunction,
+    *,
+    at: dt.time,
+    zone: ZoneInfo = UTC,
+    timeout: timedelta = SHORT,
+    at_start: bool = False,
+) -> Line:
+    """Run a job each day, at a time of day of a time zone."""
+    return _line(job, function, Daily(at=at, zone=zone), timeout=timeout, at_start=at_start)
 
 
-def _cron(job: Job, function: JobFunction, **when: Any) -> CronJob:
-    # Its name is the job's, so JobQueue.enqueue finds it as well. cron() would give it one try only.
-    run = observed(job, function)
-    return cron(run, name=job.value, timeout=JOB_TIMEOUT_S, max_tries=MAX_TRIES, keep_result=0, **when)
+def on_demand(job: Job, function: JobFunction, *, timeout: timedelta = SHORT) -> Line:
+    """Run a job when somebody asks for it."""
+    return _line(job, function, None, timeout=timeout)
 
 
-def observed(job: Job, function: JobFunction) -> WorkerCoroutine:
-    """Make what arq calls of a job: with our context, one log line, and another try after what passes by itself."""
+def _line(
+    job: Job, function: JobFunction, timetable: Timetable | None, *, timeout: timedelta, at_start: bool = False
+) -> Line:
+    seconds = timeout.total_seconds()
+    return Line(job=job, function=function, timetable=timetable, timeout_s=seconds, at_start=at_start)
+
+
+def observed(line: Line) -> WorkerCoroutine:
+    """Make what arq calls of a job: with our context, one log line, another try after what passes by itself.
+
+    What came of the run is counted and kept, unless it is to be tried again.
+    """
 
     async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:
-        context: Context = ctx[CONTEXT]
-        started, outcome = time.perf_counter(), "failed"
+        job = line.job
+        JOB_WAIT.labels(job.value).observe(max(0.0, time() - ctx["score"] / 1000))
         with (
             structlog.contextvars.bound_contextvars(job=job.value, job_id=ctx["job_id"], job_try=ctx["job_try"]),
             _correlated(job, kwargs.pop(ORIGIN, None)),
         ):
-            try:
-                result = await function(context, *args, **kwargs)
-                outcome = "done"
-            except _TRANSIENT as error:
-                outcome = "deferred"
-                log.warning("job_deferred", error=repr(error))
-                raise Retry(defer=_RETRY_DEFER_S * ctx["job_try"]) from error
-            except asyncio.CancelledError:
-                outcome = "cancelled"
-                raise
-            finally:
-                _count(job, outcome, time.perf_counter() - started)
-            log.info("job_done", result=result, duration_ms=round((time.perf_counter() - started) * 1000, 3))
+            await _run(line, ctx[CONTEXT], args, kwargs, job_try=ctx["job_try"])
 
     return run
+
+
+async def _run(line: Line, ctx: Context, args: Any, kwargs: Any, *, job_try: int) -> None:
+    started, outcome = perf_counter(), "failed"
+    result: JsonValue = None
+    try:
+        async with asyncio.timeout(line.timeout_s):
+            result = await line.function(ctx, *args, **kwargs)
+        outcome = "done"
+    except asyncio.CancelledError:
+        outcome = "cancelled"
+        raise
+    except Exception as error:
+        if isinstance(error, _TRANSIENT) and job_try < MAX_TRIES:
+            outcome = "deferred"
+            log.warning("job_deferred", error=repr(error))
+            raise Retry(defer=_RETRY_DEFER_S * job_try) from error
+        result = outcomes.tell_of(error)
+        log.exception("job_failed", error=result)
+        raise
+    finally:
+        duration_s = perf_counter() - started
+        _count(line.job, outcome, duration_s)
+        if outcome in ("done", "failed"):
+            await outcomes.keep(ctx, line.job, succeeded=outcome == "done", result=result, duration_s=duration_s)
+    log.info("job_done", result=result, duration_ms=round(duration_s * 1000, 3))
 
 
 @contextmanager
@@ -136,4 +173,4 @@ def _count(job: Job, outcome: str, duration_s: float) -> None:
     JOBS.labels(job.value, outcome).inc()
     JOB_DURATION.labels(job.value).observe(duration_s)
     if outcome == "done":
-        JOB_LAST_SUCCESS.labels(job.value).set(time.time())
+        JOB_LAST_SUCCESS.labels(job.value).set(time())

@@ -21,6 +21,7 @@ from rich.text import Text
 import zenzefi
 from zenzefi import cli_operations
 from zenzefi.errors import Invalid, ZenzefiError
+from zenzefi.jobs import Queue
 from zenzefi.settings import Settings, SettingsError
 
 _STYLES = {"ok": "green", "applied": "green", "warn": "yellow", "pending": "yellow", "fail": "red", "edited": "red"}
@@ -73,7 +74,7 @@ def dev() -> None:
 
 @dev.command("up")
 def dev_up() -> None:
-    """Run everything in the foreground: PostgreSQL, Valkey, S3, web processes, a worker and a demo upstream."""
+    """Run everything in the foreground: PostgreSQL, Valkey, S3, web processes, workers and a demo upstream."""
     from zenzefi.devstack import up  # its servers are in the development requirements
 
     raise SystemExit(up.dev_up())
@@ -90,13 +91,21 @@ def serve(processes: int | None) -> None:
 
 
 @main.command()
-def worker() -> None:
+@click.option(
+    "--queue",
+    type=click.Choice([queue.value for queue in Queue]),
+    default=Queue.DEFAULT.value,
+    show_default=True,
+    help="Whose jobs it runs; an installation needs a worker of each.",
+)
+def worker(queue: str) -> None:
     """Run one background worker in the foreground, until SIGTERM."""
     # Nothing in zenzefi imports workers: they stand above it. This process becomes `python -m workers`, so it keeps its
     # pid, its signals and the death of its parent. The path makes a checkout work from any directory.
     root = str(Path(zenzefi.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    os.execve(sys.executable, [sys.executable, "-m", "workers"], {**os.environ, "PYTHONPATH": path})  # noqa: S606
+    arguments = [sys.executable, "-m", "workers", "--queue", queue]
+    os.execve(sys.executable, arguments, {**os.environ, "PYTHONPATH": path})  # noqa: S606
 
 
 @main.group()

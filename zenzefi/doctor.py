@@ -14,14 +14,15 @@ from redis.asyncio import Redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 from redis.exceptions import RedisError, ResponseError
 
-from zenzefi.errors import DatabaseUnavailable
+from zenzefi.errors import DatabaseUnavailable, RedisUnavailable
 from zenzefi.health.probes import probe_upstream
 from zenzefi.infra import migrations
 from zenzefi.infra.db import Connection, open_database
 from zenzefi.infra.http import open_upstream
+from zenzefi.infra.queue import JobQueue, QueueState
 from zenzefi.infra.redis import plain_client, queue_client
 from zenzefi.infra.storage import Storage, StorageError
-from zenzefi.jobs import WORKER_KEY_PREFIX
+from zenzefi.jobs import Queue
 from zenzefi.secret_key import WELL_KNOWN_SECRETS
 from zenzefi.settings import Settings, SettingsError
 
@@ -30,7 +31,6 @@ MAX_CLOCK_OFFSET_S = 1.0
 # The gateway may hold two connections for each request under way.
 MIN_OPEN_FILES = 4096
 _STORAGE_TIMEOUT_S = 10
-_SCAN_COUNT = 10_000
 
 
 class Verdict(StrEnum):
@@ -187,10 +187,10 @@ async def _check_cluster(client: "Redis", *, found: bool, wanted: bool) -> list[
 
 async def _check_queue(settings: Settings) -> list[Finding]:
     try:
-        async with aclosing(queue_client(settings)) as client:
+        async with aclosing(queue_client(settings)) as client, aclosing(JobQueue(settings)) as queue:
             info = await client.info()
-            worker = [key async for key in client.scan_iter(match=f"{WORKER_KEY_PREFIX}*", count=_SCAN_COUNT)]
-    except (RedisError, OSError) as error:
+            state = await queue.read_state()
+    except (RedisError, RedisUnavailable, OSError) as error:
         address = f"{settings.queue_redis_host}:{settings.queue_redis_port}"
         fix = "Start it, or correct the QUEUE_REDIS_… variables, whose defaults are those of REDIS_…."
         return [_fail("job queue", f"{address}: {error}", fix)]
@@ -198,7 +198,7 @@ async def _check_queue(settings: Settings) -> list[Finding]:
         _ok("job queue", _version(info)),
         _check_eviction("job queue eviction", info),
         _check_persistence(info),
-        _check_workers(len(worker)),
+        _check_workers(state),
     ]
 
 
@@ -221,10 +221,17 @@ def _check_persistence(info: Mapping[str, object]) -> Finding:
     return _warn("redis persistence", detail, "CONFIG SET appendonly yes, and in its configuration file.")
 
 
-def _check_workers(count: int) -> Finding:
-    if count:
-        return _ok("workers", f"{count} alive")
-    return _warn("workers", "none is alive: nothing refreshes, closes or purges", "Start one: zenzefi worker")
+def _check_workers(state: Mapping[Queue, QueueState]) -> Finding:
+    """Each queue has workers of its own, and what nobody takes out of a queue waits for ever."""
+    missing = [queue for queue in Queue if not state[queue].workers]
+    if not missing:
+        return _ok("workers", ", ".join(f"{state[queue].workers} for {queue} jobs" for queue in Queue))
+    undone = {
+        Queue.DEFAULT: "nothing refreshes, closes or purges",
+        Queue.HEAVY: "nothing is backed up, verified or archived",
+    }
+    detail = "; ".join(f"none for {queue} jobs: {undone[queue]}" for queue in missing)
+    return _warn("workers", detail, "Start: " + ", ".join(f"zenzefi worker --queue {queue}" for queue in missing))
 
 
 async def _check_storage(settings: Settings) -> list[Finding]:

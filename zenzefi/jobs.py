@@ -1,9 +1,7 @@
-"""The name of every background job, once."""
+"""The name of every background job, once, and which queue it waits in."""
 
 from enum import StrEnum
-
-# Each living worker keeps a key of this prefix in Redis; it expires soon after the worker's last heartbeat.
-WORKER_KEY_PREFIX = "znz:worker:"
+from typing import Final
 
 
 class Queue(StrEnum):
@@ -39,3 +37,20 @@ class Job(StrEnum):
     BACK_UP_DATABASE = "back_up_database"
     VERIFY_BACKUP = "verify_backup"
     PRUNE_BACKUPS = "prune_backups"
+
+
+_HEAVY: Final = frozenset(
+    {
+        Job.INSPECT_LEDGER,
+        Job.VERIFY_AUDIT_LOG,
+        Job.ARCHIVE_AUDIT_LOG,
+        Job.BACK_UP_DATABASE,
+        Job.VERIFY_BACKUP,
+        Job.PRUNE_BACKUPS,
+    }
+)
+
+
+def queue_of(job: Job) -> Queue:
+    """The queue that a job waits in."""
+    return Queue.HEAVY if job in _HEAVY else Queue.DEFAULT

@@ -6,16 +6,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.serving import ROOT
+from workers.runner import QueueWorker
+from workers.scheduling import Line
 from zenzefi.context import Context, open_context
 from zenzefi.devstack.valkey import EmbeddedValkey
+from zenzefi.jobs import Queue
 from zenzefi.settings import Settings
 
 
@@ -71,12 +74,43 @@ def run_worker(env: dict[str, str], directory: Path, arguments: Sequence[str]) -
 
 @contextmanager
 def journal_worker(
-    env: dict[str, str], directory: Path, *, timeout_s: float = 30, redis_retries: int = 20
+    env: dict[str, str],
+    directory: Path,
+    *,
+    queue: Queue = Queue.DEFAULT,
+    claim_s: float = 30.0,
+    redis_retries: int = 20,
 ) -> Iterator[WorkerProcess]:
-    """A worker with the journal's job."""
-    arguments = ["-m", "tests.workers.journal_worker", str(timeout_s), str(redis_retries)]
+    """A worker with the journal's job of a queue."""
+    arguments = ["-m", "tests.workers.journal_worker", queue.value, str(claim_s), str(redis_retries)]
     with run_worker(env, directory, arguments) as worker:
         yield worker
+
+
+@asynccontextmanager
+async def worker_here(
+    ctx: Context, *lines: Line, queue: Queue = Queue.DEFAULT, claim_s: float = 30.0, name: str = "here"
+) -> AsyncIterator[QueueWorker]:
+    """A worker in this process."""
+    worker = QueueWorker(ctx, queue=queue, lines=lines, claim_s=claim_s)
+    worker.name = name
+    tasks = [asyncio.ensure_future(work) for work in (worker.main(), worker.keep_alive())]
+    try:
+        yield worker
+    finally:
+        for task in (*tasks, *worker.running.values()):
+            task.cancel()
+        await asyncio.gather(*tasks, *worker.running.values(), return_exceptions=True)
+        await worker.take_leave()
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], *, timeout_s: float = 20) -> None:
+    """Wait until it is so."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            if await is_so():
+                return
+            await asyncio.sleep(0.02)
 
 
 @pytest.fixture

@@ -1,25 +1,26 @@
-"""A worker process of the tests: the product's own, with one job that keeps a journal in Redis.
+"""A worker process of the tests: the product's own, with one job of its queue that keeps a journal in Redis.
 
-`python -m tests.workers.journal_worker TIMEOUT_S REDIS_RETRIES`
+`python -m tests.workers.journal_worker QUEUE CLAIM_S REDIS_RETRIES`
 """
 
 import asyncio
 import sys
 from contextlib import aclosing
+from datetime import timedelta
 
-from arq.worker import func
-
-from workers import main
-from workers.scheduling import observed
+from workers import runner
+from workers.main import work
+from workers.scheduling import on_demand
 from zenzefi.context import Context
 from zenzefi.infra.logging import configure_logging
 from zenzefi.infra.redis import plain_client
-from zenzefi.jobs import Job
+from zenzefi.jobs import Job, Queue
 from zenzefi.settings import Settings
 
 JOURNAL = "znz:test:journal"
-# The name of a job that exists, so that the product's own queue can ask for it.
+# Names of jobs that exist, so that the product's own queue can ask for them.
 JOB = Job.CLOSE_IDLE_SESSIONS
+HEAVY_JOB = Job.INSPECT_LEDGER
 
 
 async def keep_journal(ctx: Context, seconds: int) -> None:
@@ -31,13 +32,13 @@ async def keep_journal(ctx: Context, seconds: int) -> None:
         await asyncio.sleep(pause_s)
 
 
-def run(timeout_s: float, redis_retries: int) -> None:
+def run(queue: Queue, claim_s: float, redis_retries: int) -> None:
     settings = Settings.from_env()
     configure_logging(settings.log_level)
-    main.REDIS_RETRIES = redis_retries
-    job = func(observed(JOB, keep_journal), name=JOB.value, timeout=timeout_s)
-    asyncio.run(main.work(settings, functions=[job]))
+    runner.REDIS_RETRIES = redis_retries
+    lines = [on_demand(job, keep_journal, timeout=timedelta(hours=6)) for job in (JOB, HEAVY_JOB)]
+    asyncio.run(work(settings, queue=queue, lines=lines, claim_s=claim_s))
 
 
 if __name__ == "__main__":
-    run(float(sys.argv[1]), int(sys.argv[2]))
+    run(Queue(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

@@ -1,59 +1,115 @@
-"""The schedule's words, and what surrounds a run of a job."""
+"""The schedule, and what surrounds a run of a job."""
 
-from datetime import UTC, datetime, timedelta
+import asyncio
+import dataclasses
+import json
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 from arq.worker import Retry
+from structlog.testing import capture_logs
 
-from workers.schedule import schedule
-from workers.scheduling import CONTEXT, MAX_TRIES, every, observed
+from workers.schedule import lines_of, schedule
+from workers.scheduling import CONTEXT, MAX_TRIES, JobFunction, observed, on_demand
 from zenzefi.context import Context
 from zenzefi.errors import DatabaseUnavailable
-from zenzefi.jobs import Job
+from zenzefi.infra import facts
+from zenzefi.infra.db import open_database
+from zenzefi.infra.instruments import JOBS
+from zenzefi.jobs import Job, Queue
 from zenzefi.settings import Settings
 
-
-async def _nothing(_ctx: Context) -> None:
-    return None
+JOB = Job.PURGE_MAIL
 
 
-def test_every_job_is_scheduled_under_its_own_name(settings: Settings) -> None:
-    jobs = schedule(settings)
-    assert sorted(job.name for job in jobs) == sorted(job.value for job in Job)
-    assert {job.max_tries for job in jobs} == {MAX_TRIES}
+def _run(ctx: Context, function: JobFunction, *arguments: int | str, job_try: int = 1, timeout_s: float = 60) -> Any:
+    run = observed(on_demand(JOB, function, timeout=timedelta(seconds=timeout_s)))
+    return run({CONTEXT: ctx, "job_id": "1", "job_try": job_try, "score": 0}, *arguments)
 
 
-def test_workers_agree_on_the_instants_of_an_interval() -> None:
-    first, second = (every(50.0, Job.REFRESH_HEALTH, _nothing) for _ in range(2))
-    first.calculate_next(datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC))
-    second.calculate_next(datetime(2026, 1, 31, 12, 0, 3, 999_999, tzinfo=UTC))
-    assert first.next_run == second.next_run
-    assert first.next_run is not None
-    assert first.next_run.timestamp() % 50 == 0
-    again = first.next_run
-    first.calculate_next(again)
-    assert first.next_run - again == timedelta(seconds=50)
+async def _fact(ctx: Context) -> dict[str, Any]:
+    async with ctx.connection() as conn:
+        return (await facts.read_all(conn))[f"job:{JOB}"][1]
+
+
+def _counted(result: str) -> float:
+    child = JOBS.labels(JOB.value, result)
+    return child.cells[child.at]
+
+
+def test_every_job_has_one_line_and_belongs_to_one_queue(settings: Settings) -> None:
+    lines = schedule(settings)
+    jobs = [line.job for line in lines]
+    assert len(jobs) == len(set(jobs))
+    assert sorted(jobs) == sorted(line.job for queue in Queue for line in lines_of(queue, lines))
+
+
+def test_short_jobs_do_not_share_a_queue_with_long_ones(settings: Settings) -> None:
+    lines = schedule(settings)
+    assert max(line.timeout_s for line in lines_of(Queue.DEFAULT, lines)) <= 600
+    assert min(line.timeout_s for line in lines_of(Queue.HEAVY, lines)) >= 3600
 
 
 @pytest.mark.parametrize("trouble", [DatabaseUnavailable(), asyncpg.LockNotAvailableError("busy")])
-async def test_what_passes_by_itself_is_tried_again(ctx: Context, trouble: Exception) -> None:
+async def test_what_passes_by_itself_is_tried_again_until_the_last_try(ctx: Context, trouble: Exception) -> None:
     async def fail(_ctx: Context) -> None:
         raise trouble
 
-    run = observed(Job.MAKE_PARTITIONS, fail)
     with pytest.raises(Retry) as retry:
-        await run(_run_context(ctx, job_try=2))
+        await _run(ctx, fail, job_try=2)
     assert retry.value.defer_score == 10_000
+    with pytest.raises(type(trouble)):
+        await _run(ctx, fail, job_try=MAX_TRIES)
 
 
-async def test_a_defect_is_not_tried_again(ctx: Context) -> None:
+async def test_a_failure_is_loud_counted_and_kept_beside_the_last_success(ctx: Context) -> None:
     async def fail(_ctx: Context) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("https://somebody:pass@host")
 
-    with pytest.raises(ZeroDivisionError):
-        await observed(Job.MAKE_PARTITIONS, fail)(_run_context(ctx))
+    async def succeed(_ctx: Context) -> int:
+        return 7
+
+    failed = _counted("failed")
+    await _run(ctx, succeed)
+    success = await _fact(ctx)
+    assert success["result"] == 7
+    assert abs(success["last_success"] - ctx.now().timestamp()) < 10
+    with capture_logs() as logs, pytest.raises(ZeroDivisionError):
+        await _run(ctx, fail)
+    (error,) = [line for line in logs if line["log_level"] == "error"]
+    assert (error["event"], error["exc_info"]) == ("job_failed", True)
+    failure = await _fact(ctx)
+    assert failure["last_success"] == success["last_success"] <= failure["last_failure"]
+    assert failure["result"].startswith("ZeroDivisionError: ")
+    assert "pass@" not in json.dumps(failure)
+    assert _counted("failed") == failed + 1
+
+
+async def test_a_job_that_takes_too_long_has_failed(ctx: Context) -> None:
+    async def hang(_ctx: Context) -> None:
+        await asyncio.Event().wait()
+
+    failed, cancelled = _counted("failed"), _counted("cancelled")
+    with pytest.raises(TimeoutError):
+        await _run(ctx, hang, timeout_s=0.05)
+    assert (_counted("failed"), _counted("cancelled")) == (failed + 1, cancelled)
+    assert (await _fact(ctx))["result"].startswith("TimeoutError")
+
+
+async def test_a_database_that_is_away_does_not_undo_a_job(ctx: Context) -> None:
+    async with open_database(ctx.settings) as database:
+        pass
+    done = _counted("done")
+
+    async def succeed(_ctx: Context) -> None:
+        return None
+
+    with capture_logs() as logs:
+        await _run(dataclasses.replace(ctx, db=database), succeed)
+    assert [line["event"] for line in logs] == ["outcome_not_kept", "job_done"]
+    assert _counted("done") == done + 1
 
 
 async def test_a_job_gets_the_context_and_its_arguments(ctx: Context) -> None:
@@ -62,9 +118,5 @@ async def test_a_job_gets_the_context_and_its_arguments(ctx: Context) -> None:
     async def note(given: Context, *arguments: int | str) -> None:
         seen.extend([given, *arguments])
 
-    await observed(Job.MAKE_PARTITIONS, note)(_run_context(ctx), 1, "two")
+    await _run(ctx, note, 1, "two")
     assert seen == [ctx, 1, "two"]
-
-
-def _run_context(ctx: Context, *, job_try: int = 1) -> dict[Any, Any]:
-    return {CONTEXT: ctx, "job_id": "1", "job_try": job_try}

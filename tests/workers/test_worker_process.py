@@ -4,16 +4,25 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
+from uuid import uuid4
 
+import pytest
+
+from tests.support.servers import Cluster
 from tests.workers.conftest import journal_worker, run_worker
-from tests.workers.journal_worker import JOB, JOURNAL
+from tests.workers.journal_worker import HEAVY_JOB, JOB, JOURNAL
+from workers.schedule import schedule
 from zenzefi.context import Context
 from zenzefi.devstack.ports import find_free_port
 from zenzefi.devstack.valkey import EmbeddedValkey
 from zenzefi.errors import RedisUnavailable
 from zenzefi.health.service import SNAPSHOT_KEY
-from zenzefi.jobs import WORKER_KEY_PREFIX, Job
+from zenzefi.infra.queue import queue_state
+from zenzefi.jobs import Job, Queue, queue_of
+from zenzefi.settings import Settings
 
 
 async def _journal(ctx: Context, *, length: int, timeout_s: float = 20) -> list[bytes]:
@@ -38,52 +47,72 @@ async def _keys(ctx: Context, pattern: str) -> list[bytes]:
     return keys
 
 
-async def test_every_job_runs(worker_env: dict[str, str], worker_ctx: Context, tmp_path: Path) -> None:
-    with run_worker(worker_env, tmp_path, ["-m", "zenzefi", "worker"]) as worker:
-        await worker.wait_for("worker_started")
-        for job in Job:
-            assert await worker_ctx.queue.enqueue(job)
-        for job in Job:
-            done = await worker.wait_for("job_done", job=job.value)
+async def test_every_job_runs(
+    worker_env: dict[str, str], worker_ctx: Context, settings: Settings, tmp_path: Path
+) -> None:
+    lines = schedule(settings)
+    with ExitStack() as stack:
+        workers = {
+            queue: stack.enter_context(run_worker(worker_env, tmp_path, ["-m", "zenzefi", "worker", "--queue", queue]))
+            for queue in Queue
+        }
+        for worker in workers.values():
+            await worker.wait_for("worker_started")
+        for line in lines:
+            await worker_ctx.queue.enqueue(line.job)
+        for line in lines:
+            done = await workers[queue_of(line.job)].wait_for("job_done", job=line.job.value)
             assert done["job_try"] == 1
         assert await worker_ctx.redis.run("GET", SNAPSHOT_KEY)
-        assert len(await _keys(worker_ctx, f"{WORKER_KEY_PREFIX}*")) == 1
-        assert await worker.end(signal.SIGTERM) < 5
-        assert worker.process.returncode == 0
-        assert await _keys(worker_ctx, f"{WORKER_KEY_PREFIX}*") == []
+        state = await queue_state(worker_ctx)
+        assert {queue: of_it.workers for queue, of_it in state.items()} == dict.fromkeys(Queue, 1)
+        for queue, worker in workers.items():
+            assert len(await _keys(worker_ctx, f"znz:worker:{queue}:*")) == 1
+            assert await worker.end(signal.SIGTERM) < 5
+            assert worker.process.returncode == 0
+            assert await _keys(worker_ctx, f"znz:worker:{queue}:*") == []
+            assert (await queue_state(worker_ctx))[queue].workers == 0
 
 
-async def test_health_is_refreshed_at_its_interval(
+async def test_four_workers_have_one_schedule_that_outlives_flushall_and_kill(
     worker_env: dict[str, str], worker_ctx: Context, tmp_path: Path
 ) -> None:
     env = worker_env | {"HEALTH_CHECK_INTERVAL": "1"}
-    with (
-        run_worker(env, tmp_path, ["-m", "workers"]) as first,
-        run_worker(env, tmp_path, ["-m", "workers"]) as second,
-    ):
-        for worker in (first, second):
+    with ExitStack() as stack:
+        workers = [stack.enter_context(run_worker(env, tmp_path, ["-m", "workers"])) for _ in range(4)]
+        for worker in workers:
             await worker.wait_for("worker_started")
         started = worker_ctx.now()
-        await asyncio.sleep(4)
-        events = [*first.events, *second.events]
-    passed_s = (worker_ctx.now() - started).total_seconds()
-    runs = [event["job_id"] for event in events if event["event"] == "job_done" and event["job"] == Job.REFRESH_HEALTH]
-    assert len(runs) == len(set(runs)), "each instant belongs to one worker"
-    # Each of the two also runs it once when it starts.
-    assert 3 <= len(runs) <= passed_s + 4
+        await asyncio.sleep(2)
+        await worker_ctx.redis.run("FLUSHALL")
+        await workers[0].end(signal.SIGKILL)
+        killed = worker_ctx.now()
+        await asyncio.sleep(3)
+        events = [event for worker in workers for event in worker.events if event["event"] == "job_done"]
+        passed_s = (worker_ctx.now() - started).total_seconds()
+    runs = [
+        ran
+        for event in events
+        if event["job"] == Job.REFRESH_HEALTH and (ran := datetime.fromisoformat(event["timestamp"])) > started
+    ]
+    # One more each, for the instant before, and for the one whose mark was flushed.
+    assert passed_s - 2 <= len(runs) <= passed_s + 2
+    assert sum(ran > killed for ran in runs) >= 2
 
 
-async def test_a_job_of_a_killed_worker_runs_again(
-    worker_env: dict[str, str], worker_ctx: Context, tmp_path: Path
+@pytest.mark.parametrize("queue", Queue)
+async def test_a_job_of_a_killed_worker_runs_again_soon_however_long_it_may_take(
+    worker_env: dict[str, str], worker_ctx: Context, tmp_path: Path, queue: Queue
 ) -> None:
-    await worker_ctx.queue.enqueue(JOB, 1)
-    with journal_worker(worker_env, tmp_path, timeout_s=2) as killed:
+    job = JOB if queue is Queue.DEFAULT else HEAVY_JOB
+    await worker_ctx.queue.enqueue(job, 1)
+    with journal_worker(worker_env, tmp_path, queue=queue, claim_s=2) as killed:
         assert await _journal(worker_ctx, length=1) == [b"begun"]
-        await killed.end(signal.SIGKILL)
-    with journal_worker(worker_env, tmp_path, timeout_s=2) as worker:
-        assert await _journal(worker_ctx, length=3) == [b"begun", b"begun", b"ended"]
-        done = await worker.wait_for("job_done", job=JOB.value)
-        assert done["job_try"] == 2
+        with journal_worker(worker_env, tmp_path, queue=queue, claim_s=2) as worker:
+            await killed.end(signal.SIGKILL)
+            assert await _journal(worker_ctx, length=3, timeout_s=8) == [b"begun", b"begun", b"ended"]
+            done = await worker.wait_for("job_done", job=job.value)
+            assert done["job_try"] == 2
 
 
 async def test_a_restart_of_redis_interrupts_no_job(
@@ -104,23 +133,27 @@ async def test_a_restart_of_redis_interrupts_no_job(
         assert worker.process.returncode == 0
 
 
-async def test_a_longer_absence_of_redis_does_not_end_the_worker(
+async def test_a_longer_absence_of_redis_ends_neither_worker_nor_job(
     worker_env: dict[str, str], worker_ctx: Context, own_valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
-    with journal_worker(worker_env, tmp_path, redis_retries=0) as worker:
+    with journal_worker(worker_env, tmp_path, queue=Queue.HEAVY, claim_s=2, redis_retries=0) as worker:
         await worker.wait_for("worker_started")
+        await worker_ctx.queue.enqueue(HEAVY_JOB, 4)
+        await _journal(worker_ctx, length=1)
         own_valkey.stop()
-        await worker.wait_for("worker_interrupted")
-        await asyncio.sleep(1.5)
+        await worker.wait_for("queue_unreachable")
+        await asyncio.sleep(2)  # longer than a claim lasts
         own_valkey.start()
-        await worker_ctx.queue.enqueue(JOB, 0)
-        assert await _journal(worker_ctx, length=2) == [b"begun", b"ended"]
+        await worker.wait_for("queue_reachable_again")
+        await worker.wait_for("job_done")
+        await worker_ctx.queue.enqueue(HEAVY_JOB, 0)
+        assert await _journal(worker_ctx, length=4) == [b"begun", b"ended"] * 2
 
 
 async def test_a_worker_waits_for_redis_to_come(worker_env: dict[str, str], tmp_path: Path) -> None:
     env = worker_env | {"REDIS_PORT": str(find_free_port())}
     with journal_worker(env, tmp_path, redis_retries=0) as worker:
-        await worker.wait_for("worker_interrupted")
+        await worker.wait_for("queue_unreachable")
         assert await worker.end(signal.SIGTERM) < 5
         assert worker.process.returncode == 0
 
@@ -161,10 +194,24 @@ async def test_a_hung_redis_does_not_keep_a_worker_alive(
             os.kill(own_valkey.child.pid, signal.SIGCONT)
 
 
-async def test_a_worker_without_a_database_says_so_in_one_line(worker_env: dict[str, str], tmp_path: Path) -> None:
-    env = worker_env | {"POSTGRES_PORT": str(find_free_port())}
-    with run_worker(env, tmp_path, ["-m", "zenzefi", "worker"]) as worker:
-        assert await asyncio.to_thread(worker.process.wait, 20) == 1
-        output = next(tmp_path.glob("worker-*.log")).read_text()
-    assert output.startswith("zenzefi worker: PostgreSQL at ")
-    assert len(output.splitlines()) == 1
+async def test_a_worker_waits_for_the_database_to_come(
+    worker_env: dict[str, str], cluster: Cluster, tmp_path: Path
+) -> None:
+    name = f"zenzefi_test_{cluster.run}_{uuid4().hex[:8]}"
+    env = worker_env | {"POSTGRES_DB": name}
+    with (
+        run_worker(env, tmp_path, ["-m", "zenzefi", "worker"]) as first,
+        run_worker(env, tmp_path, ["-m", "workers", "--queue", "heavy"]) as second,
+    ):
+        awaited = await first.wait_for("database_awaited")
+        assert name in awaited["reason"]
+        await second.wait_for("database_awaited")
+        assert await second.end(signal.SIGTERM) < 5
+        assert second.process.returncode == 0
+        await cluster.clone(name)
+        try:
+            await first.wait_for("worker_started")
+            assert await first.end(signal.SIGTERM) < 5
+            assert first.process.returncode == 0
+        finally:
+            await cluster.drop(name)
