@@ -22,6 +22,7 @@ from zenzefi.gateway.models import Outcome, SessionUse, Usage
 from zenzefi.gateway.sessions import SESSION_IDLE_S
 from zenzefi.gateway.streams import OpenStream, OpenStreams
 from zenzefi.gateway.tokens import LEASE_S
+from zenzefi.infra.business_instruments import SESSIONS_OPENED
 from zenzefi.infra.instruments import METERING_BACKLOG, METERING_FLUSHES
 
 FLUSH_S: Final = 1.0  # what a killed process forgets at most; also one transaction a second and process
@@ -187,13 +188,16 @@ class Meter:
 
 async def _store(ctx: Context, batch: Batch) -> None:
     """Store a batch whole or not at all; one that is stored already changes nothing."""
+    opened = 0
     async with ctx.connection() as conn:
         if batch.uses:
             await queries.update_outlived_sessions(conn, uses=batch.uses, idle_s=SESSION_IDLE_S)
         async with conn.transaction():
             stored = await queries.insert_usage(conn, batch_id=batch.batch_id, usage=batch.usage)
             if batch.uses and stored == len(batch.usage):
-                await queries.upsert_sessions(conn, uses=batch.uses, new_ids=[ctx.new_id() for _ in batch.uses])
+                new_ids = [ctx.new_id() for _ in batch.uses]
+                opened = await queries.upsert_sessions(conn, uses=batch.uses, new_ids=new_ids)
+        SESSIONS_OPENED.labels().inc(opened)
         if batch.uses:
             await queries.update_device_leases(
                 conn, uses=batch.uses, due_before=ctx.now() + timedelta(seconds=LEASE_RENEW_S), lease_s=LEASE_S

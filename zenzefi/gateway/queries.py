@@ -109,12 +109,13 @@ async def insert_usage(conn: Connection, *, batch_id: UUID, usage: Sequence[Usag
     return _count(status)
 
 
-async def upsert_sessions(conn: Connection, *, uses: Sequence[SessionUse], new_ids: Sequence[UUID]) -> None:
+async def upsert_sessions(conn: Connection, *, uses: Sequence[SessionUse], new_ids: Sequence[UUID]) -> int:
     """Add to the open session of each token and device, or open one with the id at the same place in `new_ids`.
 
-    Rows are locked in the order of token and device, by every process alike, so that no two wait for each other.
+    Returns how many were opened. Rows are locked in the order of token and device, by every process alike, so that no
+    two wait for each other.
     """
-    await conn.execute(
+    stored = await conn.fetch(
         """
         INSERT INTO gateway_sessions AS session
             (id, token_id, device_hash, device_hint, ip, user_agent, started_at, last_activity, request_count,
@@ -129,6 +130,7 @@ async def upsert_sessions(conn: Connection, *, uses: Sequence[SessionUse], new_i
             request_count = session.request_count + excluded.request_count,
             bytes_in = session.bytes_in + excluded.bytes_in,
             bytes_out = session.bytes_out + excluded.bytes_out
+        RETURNING id
         """,
         new_ids,
         [use.token_id for use in uses],
@@ -142,6 +144,7 @@ async def upsert_sessions(conn: Connection, *, uses: Sequence[SessionUse], new_i
         [use.bytes_in for use in uses],
         [use.bytes_out for use in uses],
     )
+    return len({row["id"] for row in stored} & set(new_ids))
 
 
 async def update_outlived_sessions(conn: Connection, *, uses: Sequence[SessionUse], idle_s: float) -> None:

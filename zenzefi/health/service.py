@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from zenzefi.context import Context
-from zenzefi.errors import RedisUnavailable
+from zenzefi.errors import DatabaseUnavailable, RedisUnavailable
 from zenzefi.health.models import Check, HealthStatus, Snapshot
 from zenzefi.health.probes import probe_database, probe_redis, probe_schema, probe_upstream
+from zenzefi.infra import facts
 
 SNAPSHOT_KEY = "znz:health"
+FACT = "health"
 # Two missed refreshes at the usual interval: then no worker refreshes it, and it may be wrong.
 SNAPSHOT_LIFETIME = timedelta(minutes=2)
 # /health is public: however often it is asked without a snapshot, the dependencies are asked this seldom.
@@ -26,7 +30,9 @@ class LocalHealth:
 
 async def refresh_health(ctx: Context) -> HealthStatus:
     """Look at all dependencies and leave the snapshot for the web processes. Idempotent."""
-    snapshot = await _take_snapshot(ctx)
+    checks = await _probe(ctx)
+    await _keep(ctx, checks)
+    snapshot = Snapshot(status=_judge(checks), taken_at=ctx.now())
     document = json.dumps({"status": snapshot.status, "taken_at": snapshot.taken_at.isoformat()})
     lifetime_ms = int(SNAPSHOT_LIFETIME.total_seconds() * 1000)
     await ctx.redis.run("SET", SNAPSHOT_KEY, document, "PX", lifetime_ms)
@@ -57,16 +63,27 @@ async def check_readiness(ctx: Context) -> list[Check]:
 
 
 async def _take_snapshot(ctx: Context) -> Snapshot:
-    database, redis, upstream = await asyncio.gather(
+    return Snapshot(status=_judge(await _probe(ctx)), taken_at=ctx.now())
+
+
+async def _probe(ctx: Context) -> dict[str, bool]:
+    checks = await asyncio.gather(
         probe_database(ctx), probe_redis(ctx), probe_upstream(ctx.upstream, ctx.settings.upstream_url)
     )
-    if not (database.passed and redis.passed):
-        status = HealthStatus.UNHEALTHY
-    elif not upstream.passed:
-        status = HealthStatus.DEGRADED
-    else:
-        status = HealthStatus.HEALTHY
-    return Snapshot(status=status, taken_at=ctx.now())
+    return {check.name: check.passed for check in checks}
+
+
+def _judge(passed: Mapping[str, bool]) -> HealthStatus:
+    if not (passed["database"] and passed["redis"]):
+        return HealthStatus.UNHEALTHY
+    return HealthStatus.HEALTHY if passed["upstream"] else HealthStatus.DEGRADED
+
+
+async def _keep(ctx: Context, passed: Mapping[str, bool]) -> None:
+    """Keep what was found as a fact, for the metrics; without the database they tell of that themselves."""
+    with suppress(DatabaseUnavailable):
+        async with ctx.connection() as conn:
+            await facts.put(conn, name=FACT, document=dict(passed), at=ctx.now())
 
 
 async def _find_shared(ctx: Context) -> Snapshot | None:

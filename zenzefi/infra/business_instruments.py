@@ -9,7 +9,9 @@ from zenzefi.infra.instruments import REGISTRY
 from zenzefi.infra.metrics import Label
 from zenzefi.settings import PaymentProviderName
 
-_PROVIDER: Final = Label("provider", (provider.value for provider in PaymentProviderName))
+_PROVIDER: Final = Label(
+    "provider", (name.value for name in PaymentProviderName if name is not PaymentProviderName.NONE)
+)
 
 REGISTRATIONS: Final = REGISTRY.counter("zenzefi_registrations_total", "Accounts that were made")
 LOGINS: Final = REGISTRY.counter(

@@ -177,7 +177,7 @@ JOB_LAST_SUCCESS: Final = REGISTRY.gauge(
 JOB_PERIOD: Final = REGISTRY.gauge(
     "zenzefi_job_period_seconds", "How long after a run the schedule has the next one of a job", JOB_NAME
 )
-QUEUE_JOBS: Final = REGISTRY.gauge("zenzefi_queue_jobs", "Jobs that are due and wait for a worker", QUEUE)
+QUEUE_JOBS: Final = REGISTRY.gauge("zenzefi_queue_jobs", "Jobs that are due and run by no worker", QUEUE)
 QUEUE_OLDEST_AGE: Final = REGISTRY.gauge(
     "zenzefi_queue_oldest_age_seconds", "For how long the oldest waiting job has been due; 0 if none waits", QUEUE
 )

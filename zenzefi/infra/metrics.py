@@ -17,6 +17,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from enum import StrEnum
 from functools import partial
+from itertools import product
 from typing import Final, Generic, TypeAlias, TypeVar
 
 import structlog
@@ -27,6 +28,8 @@ LabelValues: TypeAlias = tuple[Hashable, ...]
 
 OTHER: Final = "other"
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+# A counter of so few series has them all from the start.
+_SHOWN_AT_ZERO: Final = 64
 # The library refuses "job", Prometheus itself uses the others.
 _RESERVED: Final = frozenset({"job", "instance", "le", "quantile", "process"})
 
@@ -141,6 +144,16 @@ class Metric(Generic[Child]):
         self._labels = labels
 
     @property
+    def label_count(self) -> int:
+        """How many combinations of labels are declared, the fallbacks left out."""
+        return math.prod(len(label.values) - 1 for label in self._labels)
+
+    def show_all(self) -> None:
+        """Have a child for each of them: a series that is born with its first event shows Prometheus no increase."""
+        for values in product(*(sorted(label.values - {label.fallback}, key=str) for label in self._labels)):
+            self.labels(*values)
+
+    @property
     def size(self) -> int:
         """How many cells a child takes."""
         return len(self.bounds) + 2 if self.bounds else 1
@@ -243,6 +256,8 @@ class Registry:
         self.metrics[metric.name] = metric
         if not metric.label_names and metric.kind is not Kind.GAUGE:
             metric.labels()  # nothing counted is a 0 and not a gap
+        if metric.kind is Kind.COUNTER and metric.label_count <= _SHOWN_AT_ZERO:
+            metric.show_all()
 
     def _move(self, metric: AnyMetric, values: LabelValues, child: Counter | Gauge | Histogram) -> None:
         counted = child.cells[child.at : child.at + metric.size].tolist()

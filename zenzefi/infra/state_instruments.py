@@ -19,8 +19,8 @@ SNAPSHOT_TAKEN: Final = REGISTRY.gauge(
 )
 DEPENDENCY_UP: Final = REGISTRY.gauge(
     "zenzefi_dependency_up",
-    "1 if a worker's last look found the dependency to answer, each 50 s (HEALTH_CHECK_INTERVAL), else 0",
-    Label("dependency", ("database", "redis", "upstream")),
+    "1 if a worker found it to answer: each 10 s, the upstream each HEALTH_CHECK_INTERVAL; else 0",
+    Label("dependency", ("database", "redis", "queue", "upstream")),
 )
 
 TOKENS: Final = REGISTRY.gauge(
@@ -38,7 +38,7 @@ USERS: Final = REGISTRY.gauge("zenzefi_users", "Accounts, the banned ones includ
 
 PAYMENTS_PENDING: Final = REGISTRY.gauge("zenzefi_payments_pending", "Payments that have not ended yet")
 PAYMENTS_STUCK: Final = REGISTRY.gauge(
-    "zenzefi_payments_stuck", "Pending payments that should have ended long ago: they are older than two hours"
+    "zenzefi_payments_stuck", "Pending payments whose check is 15 minutes late, or that are older than 8 days"
 )
 PAYMENT_OLDEST_AGE: Final = REGISTRY.gauge(
     "zenzefi_payment_oldest_pending_age_seconds", "Age of the oldest pending payment; 0 if there is none"
@@ -71,7 +71,9 @@ BACKUP_LAST_VERIFIED: Final = REGISTRY.gauge(
 BACKUP_SIZE: Final = REGISTRY.gauge("zenzefi_backup_last_size_bytes", "Size of the newest stored backup")
 BACKUP_DURATION: Final = REGISTRY.gauge("zenzefi_backup_last_duration_seconds", "How long the newest backup took")
 BACKUPS: Final = REGISTRY.gauge(
-    "zenzefi_backups", "Stored backups, by their verification", Label("state", ("verified", "unverified", "failed"))
+    "zenzefi_backups",
+    "Stored backups: those whose verification failed, and the others",
+    Label("state", ("sound", "failed")),
 )
 
 ROLLUP_LAG: Final = REGISTRY.gauge(
