@@ -30,6 +30,7 @@ _WATCH_INTERVAL_S = 0.2
 _WEB_STOP_S = 2.2
 _JOBS_STOP_S = 0.8
 _SERVERS_STOP_S = 1.4
+_LAST_PORT = 65_535
 
 
 class _Stoppable(Protocol):
@@ -64,6 +65,9 @@ class DevStack:
         if self._plan.s3 is not None:
             self._plan.s3.wait_until_ready()  # the slowest to start, and nobody needs it before the first backup
         web.wait_until(self._is_ready, timeout_s=_READY_TIMEOUT_S)
+        # Nobody waits for what it does, so it need not compete with the others' start.
+        port = _next_port(self._settings.worker_metrics_port)
+        self._start_program("worker-heavy", ["zenzefi", "worker", "--queue", "heavy"], WORKER_METRICS_PORT=str(port))
         self._require_alive()
 
     def find_demo_token(self) -> tuple[str, str]:
@@ -106,7 +110,7 @@ class DevStack:
             time.sleep(_WATCH_INTERVAL_S)
 
     def stop(self) -> None:
-        """Stop the web processes, then worker and upstream, then S3, Valkey and PostgreSQL. Idempotent."""
+        """Stop the web processes, then workers and upstream, then S3, Valkey and PostgreSQL. Idempotent."""
         web = [child for name, child in self._programs.items() if name == "web"]
         jobs = [child for name, child in self._programs.items() if name != "web"]
         _stop_together(web, timeout_s=_WEB_STOP_S)
@@ -133,8 +137,8 @@ class DevStack:
         if plan.postgres is not None:
             provision_database(plan.postgres.dsn(), self._settings)
 
-    def _start_program(self, name: str, arguments: Sequence[str]) -> ChildProcess:
-        child = self._programs[name] = ChildProcess(self._command(name, arguments))
+    def _start_program(self, name: str, arguments: Sequence[str], **variables: str) -> ChildProcess:
+        child = self._programs[name] = ChildProcess(self._command(name, arguments, **variables))
         child.start()
         return child
 
@@ -147,12 +151,14 @@ class DevStack:
         child.run(timeout_s=_READY_TIMEOUT_S)
         del self._programs["create-superuser"]
 
-    def _command(self, name: str, arguments: Sequence[str], standard_input: str | None = None) -> Command:
+    def _command(
+        self, name: str, arguments: Sequence[str], standard_input: str | None = None, **variables: str
+    ) -> Command:
         return Command(
             name=name,
             arguments=[sys.executable, "-m", *arguments],
             log_file=self._home.logs / f"{name}.log",
-            environment={**self._plan.environment, "PYTHONUNBUFFERED": "1"},
+            environment={**self._plan.environment, "PYTHONUNBUFFERED": "1", **variables},
             working_directory=Path.cwd(),
             # Nobody is left who could wait for them, and they keep nothing that a kill could break.
             death_signal=signal.SIGKILL,
@@ -185,6 +191,11 @@ def _stop_together(children: Sequence[_Stoppable], *, timeout_s: float) -> None:
         child.request_stop()
     for child in children:
         child.stop(timeout_s=max(0.0, deadline - time.monotonic()))
+
+
+def _next_port(port: int) -> int:
+    """Where the second worker's metrics are: beside the first's; 0 is nowhere."""
+    return port + 1 if 0 < port < _LAST_PORT else 0
 
 
 def _reachable(host: str) -> str:
