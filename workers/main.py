@@ -25,6 +25,7 @@ from workers.scheduling import Line
 from workers.ticking import Ticker
 from zenzefi.context import Context, open_context
 from zenzefi.errors import DatabaseUnavailable, ZenzefiError
+from zenzefi.health.gauges import show_facts
 from zenzefi.infra.instruments import JOB_PERIOD, JOBS
 from zenzefi.infra.logging import configure_logging
 from zenzefi.jobs import Queue
@@ -78,7 +79,8 @@ async def work(settings: Settings, *, queue: Queue, lines: Sequence[Line], claim
             return
         worker = QueueWorker(ctx, queue=queue, lines=mine, claim_s=claim_s)
         log.info("worker_started", pid=os.getpid(), queue=queue.value, jobs=[line.job.value for line in mine])
-        await _run(ctx, worker, Ticker(ctx, worker.pool, mine), stop)
+        async with show_facts(ctx):
+            await _run(ctx, worker, Ticker(ctx, worker.pool, mine), stop)
         log.info("worker_stopped", pid=os.getpid(), queue=queue.value)
 
 

@@ -6,17 +6,22 @@ what is due once a day is made up for when no worker was there. zenzefi/jobs.py 
 
 from collections.abc import Sequence
 from datetime import time, timedelta
+from typing import Final
 
 from workers.jobs import access, accounts, audit, database, gateway, health, wallet
 from workers.scheduling import Line, daily, every, hourly, minutely
 from zenzefi.jobs import Job, Queue, queue_of
 from zenzefi.settings import Settings
 
+# What the metrics tell of the service's state is as old as this at most; a snapshot takes some tens of milliseconds.
+SNAPSHOT_S: Final = 15.0
+
 
 def schedule(settings: Settings) -> list[Line]:
     """Return every job; the odd seconds and minutes keep them from starting together."""
     return [
         every(settings.health_check_interval_s, Job.REFRESH_HEALTH, health.refresh_health, at_start=True),
+        every(SNAPSHOT_S, Job.TAKE_SNAPSHOT, health.take_snapshot, at_start=True),
         minutely(Job.CLOSE_IDLE_SESSIONS, gateway.close_idle_sessions, second=5),
         minutely(Job.END_EXPIRED_TOKENS, access.end_expired_tokens, second=25),
         minutely(Job.HEAL_PAYMENTS, wallet.heal_payments, second=45),

@@ -47,7 +47,7 @@ async def walk_indexes_only(conn: Connection) -> None:
 async def count_active_tokens(conn: Connection, *, now: datetime) -> int:
     """Tokens whose clock runs, up to EXACT_ROWS."""
     query = """
-        SELECT count(*) FROM (SELECT FROM access_tokens WHERE ended_at IS NULL AND expires_at > $1 LIMIT $2) AS some
+        SELECT count(*) FROM (SELECT FROM access_tokens WHERE ended_at IS NULL AND expires_at > $1 LIMIT $2) AS found
     """
     return int(await conn.fetchval(query, now, EXACT_ROWS))
 
@@ -55,7 +55,7 @@ async def count_active_tokens(conn: Connection, *, now: datetime) -> int:
 async def count_unused_tokens(conn: Connection) -> int:
     """Tokens whose clock has not started, up to EXACT_ROWS."""
     query = """
-        SELECT count(*) FROM (SELECT FROM access_tokens WHERE ended_at IS NULL AND expires_at IS NULL LIMIT $1) AS some
+        SELECT count(*) FROM (SELECT FROM access_tokens WHERE ended_at IS NULL AND expires_at IS NULL LIMIT $1) AS found
     """
     return int(await conn.fetchval(query, EXACT_ROWS))
 
@@ -83,7 +83,7 @@ async def estimate_tokens(conn: Connection, *, now: datetime) -> tuple[int, int]
 
 async def count_open_sessions(conn: Connection) -> int:
     """Open sessions of use, up to EXACT_ROWS."""
-    query = "SELECT count(*) FROM (SELECT FROM gateway_sessions WHERE ended_at IS NULL LIMIT $1) AS some"
+    query = "SELECT count(*) FROM (SELECT FROM gateway_sessions WHERE ended_at IS NULL LIMIT $1) AS found"
     return int(await conn.fetchval(query, EXACT_ROWS))
 
 
@@ -102,15 +102,15 @@ async def estimate_open_sessions(conn: Connection) -> int:
 async def count_active_users(conn: Connection) -> int:
     """The users of up to EXACT_SESSIONS open sessions."""
     query = """
-        SELECT count(DISTINCT (SELECT user_id FROM access_tokens WHERE id = some.token_id))
-        FROM (SELECT token_id FROM gateway_sessions WHERE ended_at IS NULL LIMIT $1) AS some
+        SELECT count(DISTINCT (SELECT user_id FROM access_tokens WHERE id = found.token_id))
+        FROM (SELECT token_id FROM gateway_sessions WHERE ended_at IS NULL LIMIT $1) AS found
     """
     return int(await conn.fetchval(query, EXACT_SESSIONS))
 
 
 async def count_users(conn: Connection) -> int:
     """Accounts, up to EXACT_ROWS."""
-    return int(await conn.fetchval("SELECT count(*) FROM (SELECT id FROM users LIMIT $1) AS some", EXACT_ROWS))
+    return int(await conn.fetchval("SELECT count(*) FROM (SELECT id FROM users LIMIT $1) AS found", EXACT_ROWS))
 
 
 async def estimate_users(conn: Connection) -> int:
@@ -128,7 +128,7 @@ async def find_pending_payments(
             count(*) AS pending,
             count(*) FILTER (WHERE next_check_at < $1 OR created_at < $2) AS stuck,
             min(created_at) AS oldest_at
-        FROM (SELECT next_check_at, created_at FROM payments WHERE status = 'pending' LIMIT $3) AS some
+        FROM (SELECT next_check_at, created_at FROM payments WHERE status = 'pending' LIMIT $3) AS found
         """,
         unchecked_since,
         begun_before,
