@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import time
 from decimal import Decimal
+from email.headerregistry import Address
 from email.utils import parseaddr
 from enum import StrEnum
 from zoneinfo import ZoneInfo
@@ -84,6 +85,7 @@ class MailSettings:
     host: str
     port: int
     encryption: MailEncryption
+    ca_file: str
     username: str
     password: str = field(repr=False)
     sender: str
@@ -158,6 +160,7 @@ class UpkeepReader(EnvironmentReader):
             host=host,
             port=self.integer("SMTP_PORT", default_port, least=1, most=65535),
             encryption=encryption,
+            ca_file=self.file("SMTP_CA_FILE"),
             username=self.text("SMTP_USERNAME", ""),
             password=self.text("SMTP_PASSWORD", ""),
             sender=sender,
@@ -209,6 +212,10 @@ def _prefix(raw: str) -> str:
 
 
 def _address(raw: str) -> str:
-    if "@" not in parseaddr(raw)[1] or not raw.isprintable():
+    name, address = parseaddr(raw)
+    if not raw.isprintable() or not address.isascii():
+        raise ValueError
+    # Raises what is a ValueError, too, unless the address has both parts.
+    if not all(Address(display_name=name, addr_spec=address).addr_spec.partition("@")):
         raise ValueError
     return raw

@@ -14,6 +14,7 @@ from zenzefi.context import Context
 from zenzefi.errors import JsonObject
 from zenzefi.infra.business_instruments import TOKENS_SOLD
 from zenzefi.infra.db import Connection, after_commit
+from zenzefi.wallet import notices
 from zenzefi.wallet import service as wallet
 from zenzefi.wallet.models import SystemAccount, TransactionType
 
@@ -60,6 +61,7 @@ async def purchase(conn: Connection, *, ctx: Context, actor: Actor, user_id: UUI
     await referral_bonuses.hold(
         conn, ctx=ctx, actor=actor, user_id=user_id, purchase_transaction_id=transaction_id, cost=price.total
     )
+    await notices.tell_of_low_balance(conn, ctx=ctx, user_id=user_id, entry=entry)
     return BundlePurchase(bundle_name=terms.name, tokens=tokens, cost=price.total, new_balance=entry.balance_after)
 
 

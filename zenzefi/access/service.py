@@ -23,6 +23,7 @@ from zenzefi.errors import JsonObject
 from zenzefi.infra.business_instruments import TOKENS_ACTIVATED, TOKENS_ENDED, TOKENS_SOLD
 from zenzefi.infra.db import Connection, after_commit
 from zenzefi.ratelimit import service as ratelimit
+from zenzefi.wallet import notices
 from zenzefi.wallet import service as wallet
 from zenzefi.wallet.models import SystemAccount, TransactionType
 
@@ -63,7 +64,7 @@ async def purchase(
     scopes.require_known(scope)
     price = price_of(duration_hours, prices=ctx.settings.token_prices)
     transaction_id, now = ctx.new_id(), ctx.now()
-    await wallet.debit(
+    entry = await wallet.debit(
         conn,
         user_id=user_id,
         amount=price,
@@ -81,6 +82,7 @@ async def purchase(
     await referral_bonuses.hold(
         conn, ctx=ctx, actor=actor, user_id=user_id, purchase_transaction_id=transaction_id, cost=price
     )
+    await notices.tell_of_low_balance(conn, ctx=ctx, user_id=user_id, entry=entry)
     return issued
 
 

@@ -13,6 +13,9 @@ from zenzefi.context import Context
 from zenzefi.errors import Invalid, NotFound, Unauthenticated
 from zenzefi.infra.business_instruments import REGISTRATIONS
 from zenzefi.infra.db import Connection, after_commit
+from zenzefi.mail import service as mail
+from zenzefi.mail.models import MailKind
+from zenzefi.mail.rendering import format_instant
 from zenzefi.web.identity import Identity
 
 __all__ = ["create_superuser", "find_identity", "get_user", "purge_expired_logins", "register", "update_user"]
@@ -227,14 +230,23 @@ async def _change_password(
     ended = await login_queries.end_other_logins(
         conn, user_id=identity.user_id, kept_login_id=identity.login_id, now=now
     )
+    entry_id = ctx.new_id()
     await audit.record(
         conn,
-        entry_id=ctx.new_id(),
+        entry_id=entry_id,
         now=now,
         actor=actor,
         action="user.change_password",
         resource_type="user",
         resource_id=identity.user_id,
         after={"ended_logins": len(ended)},
+    )
+    await mail.queue(
+        conn,
+        ctx=ctx,
+        user_id=identity.user_id,
+        kind=MailKind.PASSWORD_CHANGED,
+        event_id=entry_id,
+        details={"changed_at": format_instant(now)},
     )
     return user, ended

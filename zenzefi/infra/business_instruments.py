@@ -75,7 +75,8 @@ SESSIONS_OPENED: Final = REGISTRY.counter("zenzefi_sessions_opened_total", "Sess
 
 MAILS: Final = REGISTRY.counter(
     "zenzefi_mails_total",
-    "Mails by kind: queued in the outbox, sent, deferred to another try, failed for good, or skipped as outdated",
+    "Mails by kind: queued in the outbox, sent, deferred to another try, failed for good, skipped as outdated, or "
+    "unknown, because the server may have it or not",
     Label("kind", ("token_expiring", "low_balance", "payment_received", "password_changed")),
-    Label("outcome", ("queued", "sent", "deferred", "failed", "skipped")),
+    Label("outcome", ("queued", "sent", "deferred", "failed", "skipped", "unknown")),
 )

@@ -7,7 +7,7 @@ from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.infra.db import Connection
-from zenzefi.wallet import service
+from zenzefi.wallet import notices, service
 from zenzefi.wallet.models import LedgerEntry, SystemAccount, TransactionType
 
 
@@ -63,4 +63,5 @@ async def adjust(
             "transaction_id": str(transaction_id),
         },
     )
+    await notices.tell_of_low_balance(conn, ctx=ctx, user_id=user_id, entry=entry)
     return entry

@@ -20,8 +20,8 @@ from zenzefi.errors import Invalid
 from zenzefi.infra.business_instruments import PAYMENT_ALARMS, PAYMENTS
 from zenzefi.infra.db import Connection, after_commit
 from zenzefi.settings import Settings
+from zenzefi.wallet import notices, service
 from zenzefi.wallet import payment_queries as queries
-from zenzefi.wallet import service
 from zenzefi.wallet.errors import WalletFull
 from zenzefi.wallet.models import SystemAccount, TransactionType
 from zenzefi.wallet.payment_errors import (
@@ -140,7 +140,7 @@ async def end(conn: Connection, *, ctx: Context, payment: Payment, status: Payme
     transaction_id = ctx.new_id() if status is PaymentStatus.SUCCEEDED else None
     if transaction_id is not None:
         try:
-            await service.credit(
+            entry = await service.credit(
                 conn,
                 user_id=payment.user_id,
                 amount=payment.amount_znc,
@@ -155,6 +155,7 @@ async def end(conn: Connection, *, ctx: Context, payment: Payment, status: Payme
             PAYMENT_ALARMS.labels("not_credited").inc()
             log.error("payment_not_credited", payment_id=str(payment.id), reason=WalletFull.code)  # noqa: TRY400
             raise
+        await notices.tell_of_payment(conn, ctx=ctx, user_id=payment.user_id, entry=entry, reference=payment.id)
     if payment.status is not PaymentStatus.PENDING:
         after_commit(conn, PAYMENT_ALARMS.labels("succeeded_late").inc)
         log.warning("payment_succeeded_late", payment_id=str(payment.id), status=payment.status)

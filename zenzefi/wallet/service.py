@@ -13,7 +13,7 @@ from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.infra.db import Connection
-from zenzefi.wallet import queries, verification
+from zenzefi.wallet import notices, queries, verification
 from zenzefi.wallet.counting import count_credit, count_debit
 from zenzefi.wallet.errors import InsufficientFunds, InvalidAmount, WalletFull
 from zenzefi.wallet.models import (
@@ -140,6 +140,7 @@ async def deposit_mock_payment(
         resource_id=transaction_id,
         after={"user_id": str(user_id), "amount": f"{entry.amount:.2f}", "balance_after": f"{entry.balance_after:.2f}"},
     )
+    await notices.tell_of_payment(conn, ctx=ctx, user_id=user_id, entry=entry, reference=transaction_id)
     return entry
 
 
