@@ -84,8 +84,8 @@ async def test_four_workers_have_one_schedule_that_outlives_flushall_and_kill(
             await worker.wait_for("worker_started")
         started = worker_ctx.now()
         await asyncio.sleep(2)
-        await worker_ctx.redis.run("FLUSHALL")
         await workers[0].end(signal.SIGKILL)
+        await worker_ctx.redis.run("FLUSHALL")
         killed = worker_ctx.now()
         await asyncio.sleep(3)
         events = [event for worker in workers for event in worker.events if event["event"] == "job_done"]
