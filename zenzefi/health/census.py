@@ -16,6 +16,7 @@ from zenzefi.health import census_queries as queries
 from zenzefi.infra import facts
 from zenzefi.infra.db import Connection
 from zenzefi.infra.redis import plain_client
+from zenzefi.mail import service as mail
 
 FACT: Final = "gauges"
 # The job that asks about pending payments comes each minute, and puts off what it asks about.
@@ -36,6 +37,7 @@ async def take_census(ctx: Context) -> str:
             **await _count_tokens(conn, ctx),
             **await _count_people(conn),
             **await _count_payments(conn, ctx),
+            **await _count_mails(conn, ctx),
             **await _look_at_database(conn),
             **redis,
         }
@@ -78,6 +80,11 @@ async def _count_payments(conn: Connection, ctx: Context) -> dict[str, JsonValue
         "stuck_payments": found.stuck,
         "oldest_payment_at": None if found.oldest_at is None else found.oldest_at.timestamp(),
     }
+
+
+async def _count_mails(conn: Connection, ctx: Context) -> dict[str, JsonValue]:
+    due, oldest_at = await mail.outbox_state(conn, now=ctx.now())
+    return {"outbox_mails": due, "oldest_mail_at": None if oldest_at is None else oldest_at.timestamp()}
 
 
 async def _look_at_database(conn: Connection) -> dict[str, JsonValue]:

@@ -41,6 +41,7 @@ _CENSUS: Final[dict[str, tuple[Metric[Gauge], tuple[str, ...]]]] = {
     "users": (state.USERS, ()),
     "pending_payments": (state.PAYMENTS_PENDING, ()),
     "stuck_payments": (state.PAYMENTS_STUCK, ()),
+    "outbox_mails": (state.OUTBOX_PENDING, ()),
     "database_bytes": (state.DATABASE_SIZE, ()),
     "database_active": (state.DATABASE_CONNECTIONS, ("active",)),
     "database_idle": (state.DATABASE_CONNECTIONS, ("idle",)),
@@ -108,8 +109,8 @@ def _show_census(known: Facts, *, now: datetime) -> None:
     state.SNAPSHOT_TAKEN.labels().set(0.0 if at is None else at.timestamp())
     for key, (metric, labels) in _CENSUS.items():
         metric.labels(*labels).set(_number(counted, key))
-    oldest_at = _number(counted, "oldest_payment_at", never=now.timestamp())
-    state.PAYMENT_OLDEST_AGE.labels().set(max(0.0, now.timestamp() - oldest_at))
+    for key, age in (("oldest_payment_at", state.PAYMENT_OLDEST_AGE), ("oldest_mail_at", state.OUTBOX_OLDEST_AGE)):
+        age.labels().set(max(0.0, now.timestamp() - _number(counted, key, never=now.timestamp())))
 
 
 def _show_inspections(known: Facts) -> None:

@@ -79,7 +79,7 @@ BACKUPS: Final = REGISTRY.gauge(
 ROLLUP_LAG: Final = REGISTRY.gauge(
     "zenzefi_rollup_lag_seconds", "How far the sums of usage by hour and day are behind what was metered"
 )
-OUTBOX_PENDING: Final = REGISTRY.gauge("zenzefi_outbox_mails", "Mails that wait in the outbox")
+OUTBOX_PENDING: Final = REGISTRY.gauge("zenzefi_outbox_mails", "Mails in the outbox that are due")
 OUTBOX_OLDEST_AGE: Final = REGISTRY.gauge(
     "zenzefi_outbox_oldest_age_seconds", "For how long the oldest mail of the outbox has been due; 0 if none is"
 )
