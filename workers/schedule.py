@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from datetime import time, timedelta
 from typing import Final
 
-from workers.jobs import access, accounts, audit, database, gateway, health, wallet
-from workers.scheduling import Line, daily, every, hourly, minutely
+from workers.jobs import access, accounts, audit, database, gateway, health, mail, wallet
+from workers.scheduling import Line, daily, every, hourly, minutely, only_if
 from zenzefi.jobs import Job, Queue, queue_of
 from zenzefi.settings import Settings
 
 # What the metrics tell of the service's state is as old as this at most; a snapshot takes some tens of milliseconds.
 SNAPSHOT_S: Final = 15.0
+# A mail waits for half of this on the average. Without any, a look costs two queries by an index.
+MAIL_S: Final = 5.0
 
 
 def schedule(settings: Settings) -> list[Line]:
@@ -29,6 +31,9 @@ def schedule(settings: Settings) -> list[Line]:
         hourly(Job.PAY_REFERRAL_BONUSES, access.pay_referral_bonuses, minute=12),
         hourly(Job.PURGE_IDEMPOTENCY_KEYS, database.purge_idempotency_keys, minute=7),
         hourly(Job.PURGE_EXPIRED_LOGINS, accounts.purge_expired_logins, minute=22),
+        only_if(settings.mail.host, every(MAIL_S, Job.SEND_MAIL, mail.send_mail)),
+        only_if(settings.mail.host, every(300.0, Job.ANNOUNCE_EXPIRING_TOKENS, mail.announce_expiring_tokens)),
+        daily(Job.PURGE_MAIL, mail.purge_mail, at=time(4, 17)),
         daily(Job.MAKE_PARTITIONS, database.make_partitions, at=time(3, 37), at_start=True),
         daily(Job.INSPECT_LEDGER, wallet.inspect_ledger, at=time(2, 52), timeout=timedelta(hours=2)),
     ]

@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from time import perf_counter, time
 from typing import Any, Final, TypeAlias
@@ -94,6 +94,11 @@ def daily(
 def on_demand(job: Job, function: JobFunction, *, timeout: timedelta = SHORT) -> Line:
     """Run a job when somebody asks for it."""
     return _line(job, function, None, timeout=timeout)
+
+
+def only_if(setting: object, line: Line) -> Line:
+    """The line as it is where something is configured, else one that runs when somebody asks for it."""
+    return line if setting else replace(line, timetable=None)
 
 
 def _line(
