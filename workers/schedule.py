@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import time, timedelta
 from typing import Final
 
-from workers.jobs import access, accounts, audit, database, gateway, health, mail, wallet
+from workers.jobs import access, accounts, audit, backups, database, gateway, health, mail, wallet
 from workers.scheduling import Line, daily, every, hourly, minutely, only_if
 from zenzefi.jobs import Job, Queue, queue_of
 from zenzefi.settings import Settings
@@ -17,10 +17,13 @@ from zenzefi.settings import Settings
 SNAPSHOT_S: Final = 15.0
 # A mail waits for half of this on the average. Without any, a look costs two queries by an index.
 MAIL_S: Final = 5.0
+# Enough for a terabyte at 25 MB/s.
+HALF_A_DAY: Final = timedelta(hours=12)
 
 
 def schedule(settings: Settings) -> list[Line]:
     """Return every job; the odd seconds and minutes keep them from starting together."""
+    backup = settings.backup
     return [
         every(settings.health_check_interval_s, Job.REFRESH_HEALTH, health.refresh_health, at_start=True),
         every(SNAPSHOT_S, Job.TAKE_SNAPSHOT, health.take_snapshot, at_start=True),
@@ -36,6 +39,12 @@ def schedule(settings: Settings) -> list[Line]:
         daily(Job.PURGE_MAIL, mail.purge_mail, at=time(4, 17)),
         daily(Job.MAKE_PARTITIONS, database.make_partitions, at=time(3, 37), at_start=True),
         daily(Job.INSPECT_LEDGER, wallet.inspect_ledger, at=time(2, 52), timeout=timedelta(hours=2)),
+        only_if(
+            backup.recipients and settings.s3.bucket,
+            daily(
+                Job.BACK_UP_DATABASE, backups.back_up_database, at=backup.at, zone=backup.timezone, timeout=HALF_A_DAY
+            ),
+        ),
     ]
 
 

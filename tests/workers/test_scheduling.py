@@ -3,8 +3,9 @@
 import asyncio
 import dataclasses
 import json
-from datetime import timedelta
+from datetime import time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 
 from workers.schedule import lines_of, schedule
 from workers.scheduling import CONTEXT, MAX_TRIES, JobFunction, observed, on_demand
+from workers.timetable import Daily
 from zenzefi.context import Context
 from zenzefi.errors import DatabaseUnavailable
 from zenzefi.infra import facts
@@ -50,6 +52,26 @@ def test_short_jobs_do_not_share_a_queue_with_long_ones(settings: Settings) -> N
     lines = schedule(settings)
     assert max(line.timeout_s for line in lines_of(Queue.DEFAULT, lines)) <= 600
     assert min(line.timeout_s for line in lines_of(Queue.HEAVY, lines)) >= 3600
+
+
+def _timetable(env: dict[str, str], job: Job) -> object:
+    (line,) = (line for line in schedule(Settings.from_env(env)) if line.job is job)
+    return line.timetable
+
+
+def test_backups_are_made_at_a_time_of_a_zone_where_there_is_a_bucket_and_a_key(env: dict[str, str]) -> None:
+    bucket, key = {"S3_BUCKET": "backups"}, {"BACKUP_RECIPIENTS": "age1example"}
+    when = {"BACKUP_AT": "02:30", "BACKUP_TIMEZONE": "Europe/Berlin"}
+    berlin = Daily(at=time(2, 30), zone=ZoneInfo("Europe/Berlin"))
+    assert _timetable(env | bucket | key | when, Job.BACK_UP_DATABASE) == berlin
+    for missing in (bucket, key):
+        assert _timetable(env | when | missing, Job.BACK_UP_DATABASE) is None
+
+
+def test_mail_is_looked_after_only_where_there_is_a_server(env: dict[str, str]) -> None:
+    for job in (Job.SEND_MAIL, Job.ANNOUNCE_EXPIRING_TOKENS):
+        assert _timetable(env, job) is None
+        assert _timetable(env | {"SMTP_HOST": "mail.example.com", "MAIL_FROM": "a@example.com"}, job) is not None
 
 
 @pytest.mark.parametrize("trouble", [DatabaseUnavailable(), asyncpg.LockNotAvailableError("busy")])

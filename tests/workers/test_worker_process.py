@@ -47,10 +47,10 @@ async def _keys(ctx: Context, pattern: str) -> list[bytes]:
     return keys
 
 
-async def test_every_job_runs(
+async def test_every_scheduled_job_runs(
     worker_env: dict[str, str], worker_ctx: Context, settings: Settings, tmp_path: Path
 ) -> None:
-    lines = schedule(settings)
+    lines = [line for line in schedule(settings) if line.timetable is not None]
     with ExitStack() as stack:
         workers = {
             queue: stack.enter_context(run_worker(worker_env, tmp_path, ["-m", "zenzefi", "worker", "--queue", queue]))
