@@ -6,8 +6,10 @@ import os
 import random
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from itertools import product
+from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
@@ -128,29 +130,80 @@ async def test_totals_are_what_was_sent_whichever_process_answers_and_through_re
     assert total(last, "zenzefi_metering_flushes_total", outcome="stored") > 0
 
 
+HOSTILE = 10_000
+AT_ONCE = 50  # requests that are sent before their answers are read
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "SEARCH", "TRACE")
+PLACES = ("/", "/api/v1/proxy/", "/api/v1/tokens/", "/api/v1/webhooks/payments/", "/docs/")
+NAMES: tuple[Callable[[], str], ...] = (
+    lambda: secrets.token_urlsafe(12),
+    lambda: f"{secrets.token_hex(6)}%22%7D%0A",
+    lambda: f"{secrets.token_hex(6)}/../b",
+)
+TOKENS: tuple[Callable[[], str], ...] = (
+    lambda: f"znz_{secrets.token_urlsafe(36)}",
+    lambda: secrets.token_hex(8),
+    lambda: '"} 1',
+)
+KINDS = list(product(METHODS, PLACES, NAMES, TOKENS))
+
+
+def hostile_request(method: str, place: str, name: Callable[[], str], token: Callable[[], str]) -> bytes:
+    """A request that names a path, a token and a device that nobody has seen before."""
+    return (
+        f"{method} {place}{name()}?{secrets.token_hex(4)}=1 HTTP/1.1\r\n"
+        f"Host: {secrets.token_hex(6)}\r\nX-Access-Token: {token()}\r\nX-Device-ID: {secrets.token_hex(8)}\r\n"
+        f"X-Request-ID: {secrets.token_hex(8)}\r\nContent-Length: 0\r\n\r\n"
+    ).encode()
+
+
+async def annoy(served: Served, requests: Sequence[bytes], *, at_once: int) -> None:
+    """Send requests, several at once, until all are answered: for some the connection is closed before the next."""
+    address, answered = urlsplit(served.url), 0
+    while answered < len(requests):
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        is_open = True
+        while is_open and answered < len(requests):
+            batch, received = requests[answered : answered + at_once], bytearray()
+            with suppress(ConnectionError):
+                writer.write(b"".join(batch))
+                while received.count(b"HTTP/1.1 ") < len(batch) and (piece := await reader.read(65_536)):
+                    received += piece
+            answered += received.count(b"HTTP/1.1 ")
+            is_open = received.count(b"HTTP/1.1 ") == len(batch)
+        writer.close()
+
+
+async def annoy_with_methods(served: Served, rng: random.Random, count: int) -> None:
+    """The same with methods that no server knows, for which it closes the connection."""
+    address = urlsplit(served.url)
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        method = "".join(rng.choices("ABCXYZ", k=8))
+        writer.write(hostile_request(method, PLACES[0], NAMES[0], TOKENS[0]))
+        assert await reader.readline() == b"HTTP/1.1 501 Not Implemented\r\n"
+        writer.close()
+
+
 async def test_hostile_clients_add_no_series_and_see_no_metrics(served: Served) -> None:
-    rng = random.Random(6)
-
-    async def annoy(client: aiohttp.ClientSession, count: int) -> None:
-        for _ in range(count):
-            path = rng.choice(["/", "/api/v1/proxy/", "/api/v1/tokens/", "/docs/"]) + secrets.token_urlsafe(12)
-            method = rng.choice(["GET", "POST", "PROPFIND", "".join(rng.choices("ABCXYZ", k=8))])
-            headers = gateway_headers(f"znz_{secrets.token_urlsafe(36)}", secrets.token_hex(8))
-            async with client.request(method, path, headers=headers) as response:
-                await response.read()
-
-    async with aiohttp.ClientSession(served.url) as client:
-        async with client.get("/metrics") as response:
-            assert response.status == 404
-        await annoy(client, 150)
-        await until_both_tell(served)
-        before = await scrape(served)
-        await asyncio.gather(*(annoy(client, 100) for _ in range(10)))
-        after = await scrape(served)
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    async with aiohttp.ClientSession(served.url) as client, client.get("/metrics") as response:
+        assert response.status == 404
+    # One of each kind brings all series that such requests have.
+    await annoy(served, [hostile_request(*kind) for kind in KINDS], at_once=1)
+    await annoy_with_methods(served, rng, 10)
+    await until_both_tell(served)
+    before = await scrape(served)
+    many = [[hostile_request(*rng.choice(KINDS)) for _ in range(HOSTILE // 10)] for _ in range(10)]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(annoy(served, requests, at_once=AT_ONCE) for requests in many))
+        await annoy_with_methods(served, rng, HOSTILE // 20)
+    after = await scrape(served)
     known = {dict(labels).get(label, "") for _, labels in after for label in ("method", "route", "code", "outcome")}
-    assert {"other", "unmatched", "404"} <= known
-    # The scrape itself has come to be counted, and a process that had no such request before.
+    assert {"other", "unmatched", "404", "401"} <= known
+    # The scrape itself has come to be counted.
     assert {series for series in set(after) - set(before) if ("route", "/metrics") not in series[1]} == set()
-    assert total(after, REQUESTS) >= 1100
-    assert total(after, "zenzefi_token_checks_total", outcome="malformed") > 100
+    assert total(after, REQUESTS) - total(before, REQUESTS) >= HOSTILE
+    assert total(after, "zenzefi_token_checks_total", outcome="malformed") > HOSTILE / 20
     assert all(json.loads(line) for line in served.log.splitlines())
