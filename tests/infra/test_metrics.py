@@ -1,5 +1,6 @@
 """Metrics: what is counted is shown, escaped, bounded, and outlives the processes that counted it."""
 
+import ast
 import inspect
 import os
 import signal
@@ -14,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.exposition import parse, total
-from zenzefi.infra import instruments
+from tests.support.serving import ROOT
+from zenzefi.infra import business_instruments, instruments, state_instruments
 from zenzefi.infra.cells import AREA_BYTES, make_shared_file
 from zenzefi.infra.exposition import render
-from zenzefi.infra.metrics import Label, Registry
+from zenzefi.infra.metrics import Label, Metric, Registry
 
 
 def text_of(registry: Registry) -> str:
@@ -185,6 +187,26 @@ def test_names_of_the_product_follow_the_conventions() -> None:
         assert metric.text, name
         assert not metric.bounds or name.endswith("_seconds"), name
         assert len(metric.bounds) <= 11, name
+
+
+def test_every_instrument_is_measured_with() -> None:
+    declared = {
+        name: metric.name
+        for module in (instruments, business_instruments, state_instruments)
+        for name, metric in vars(module).items()
+        if isinstance(metric, Metric)
+    }
+    assert set(declared.values()) == set(instruments.REGISTRY.metrics), "one of them is declared elsewhere"
+    used: set[str] = set()
+    for path in (*(ROOT / "zenzefi").rglob("*.py"), *(ROOT / "workers").rglob("*.py")):
+        if path.name.endswith("instruments.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Name):
+                used.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                used.add(node.attr)
+    assert {name for name in declared if name not in used} == set()
 
 
 def test_a_process_without_an_area_of_its_own_still_tells_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
