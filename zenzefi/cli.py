@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 import zenzefi
-from zenzefi import cli_operations
+from zenzefi import cli_mail, cli_operations
 from zenzefi.errors import Invalid, ZenzefiError
 from zenzefi.jobs import Queue
 from zenzefi.settings import Settings, SettingsError
@@ -63,7 +63,7 @@ def main() -> None:
     """A prepaid, time-boxed HTTP access gateway. Its settings are environment variables; see README.md."""
 
 
-for _group in (cli_operations.ledger, cli_operations.audit, cli_operations.user, cli_operations.token):
+for _group in (cli_operations.ledger, cli_operations.audit, cli_operations.user, cli_operations.token, cli_mail.mail):
     main.add_command(_group)
 
 

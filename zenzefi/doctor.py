@@ -23,11 +23,14 @@ from zenzefi.infra.queue import JobQueue, QueueState
 from zenzefi.infra.redis import plain_client, queue_client
 from zenzefi.infra.storage import Storage, StorageError
 from zenzefi.jobs import Queue
+from zenzefi.mail import delivery
 from zenzefi.secret_key import WELL_KNOWN_SECRETS
 from zenzefi.settings import Settings, SettingsError
+from zenzefi.upkeep_settings import MailEncryption
 
 OLDEST_POSTGRES = 14
 MAX_CLOCK_OFFSET_S = 1.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # The gateway may hold two connections for each request under way.
 MIN_OPEN_FILES = 4096
 _STORAGE_TIMEOUT_S = 10
@@ -66,13 +69,14 @@ async def examine(environ: Mapping[str, str] | None = None) -> list[Finding]:
         _check_queue(settings),
         _check_storage(settings),
         _check_upstream(settings),
+        _check_mail(settings),
     )
     return [*_check_settings(settings), *(finding for group in groups for finding in group), *machine]
 
 
 def _check_settings(settings: Settings) -> list[Finding]:
     findings = [_ok("settings", f"environment {settings.environment}")]
-    if settings.is_development and settings.host not in ("127.0.0.1", "::1", "localhost"):
+    if settings.is_development and settings.host not in LOOPBACK:
         detail = f"environment development on {settings.host}: whoever reaches it can top up for nothing"
         findings = [_warn("settings", detail, "Set ENVIRONMENT=production, or HOST=127.0.0.1.")]
     if settings.secret_key.lower() in WELL_KNOWN_SECRETS:
@@ -255,6 +259,19 @@ async def _check_upstream(settings: Settings) -> list[Finding]:
         return [_ok("upstream", settings.upstream_url)]
     detail = f"{settings.upstream_url}: {check.detail}"
     return [_warn("upstream", detail, "Start it or the VPN to it, or correct ZENZEFI_TARGET_URL.")]
+
+
+async def _check_mail(settings: Settings) -> list[Finding]:
+    mail, address = settings.mail, f"{settings.mail.host}:{settings.mail.port}"
+    if not mail.host:
+        return [_ok("mail", "off: SMTP_HOST is not set")]
+    try:
+        await delivery.check(settings)
+    except delivery.MailServerUnusable as error:
+        return [_fail("mail", f"{address}: {error}", "Correct the SMTP_… variables, or start the mail server.")]
+    if mail.encryption is MailEncryption.NONE and mail.host not in LOOPBACK:
+        return [_warn("mail", f"{address}: nothing is encrypted", "Set SMTP_ENCRYPTION=starttls, or tls.")]
+    return [_ok("mail", f"{address}, encryption {mail.encryption}")]
 
 
 def _check_parser() -> Finding:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import time
 from decimal import Decimal
+from email.errors import MessageError
 from email.headerregistry import Address
 from email.utils import parseaddr
 from enum import StrEnum
@@ -213,9 +214,10 @@ def _prefix(raw: str) -> str:
 
 def _address(raw: str) -> str:
     name, address = parseaddr(raw)
-    if not raw.isprintable() or not address.isascii():
+    if not raw.isprintable() or not address.isascii() or not all(address.partition("@")):
         raise ValueError
-    # Raises what is a ValueError, too, unless the address has both parts.
-    if not all(Address(display_name=name, addr_spec=address).addr_spec.partition("@")):
-        raise ValueError
+    try:
+        Address(display_name=name, addr_spec=address)
+    except (MessageError, IndexError) as error:
+        raise ValueError from error
     return raw

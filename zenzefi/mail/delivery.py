@@ -28,11 +28,15 @@ _MAX_REPLY_CHARS: Final = 200
 _NAME_PART: Final = re.compile(r"[^\s<>\"'(),:;@]+@")
 
 
-class MailServerUnusable(Exception):
+class MailError(Exception):
+    """A mail was not handed in, or nobody can know whether it was; the message says why."""
+
+
+class MailServerUnusable(MailError):
     """The mail server cannot be reached, or does not serve us; the message says why. It has nothing of the mail."""
 
 
-class MailRefused(Exception):
+class MailRefused(MailError):
     """The mail server refuses this mail; `is_final` tells whether for good (RFC 5321: 5yz)."""
 
     def __init__(self, reply: str, *, is_final: bool) -> None:
@@ -41,7 +45,7 @@ class MailRefused(Exception):
         self.is_final = is_final
 
 
-class DeliveryUncertain(Exception):
+class DeliveryUncertain(MailError):
     """The mail was being handed in and no answer came: the server may have it or not."""
 
 

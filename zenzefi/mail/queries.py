@@ -127,10 +127,17 @@ async def update_lost(conn: Connection, *, now: datetime, limit: int) -> list[tu
     return [(row["id"], MailKind(row["kind"])) for row in rows]
 
 
-async def get_outbox(conn: Connection, *, now: datetime) -> tuple[int, datetime | None]:
-    """How many mails are due, and since when the oldest of them."""
+async def get_outbox(conn: Connection, *, now: datetime, limit: int) -> tuple[int, datetime | None]:
+    """How many mails are due, counted up to `limit`, and since when the oldest of them."""
     row = await conn.fetchrow(
-        "SELECT count(*) AS due, min(due_at) AS oldest FROM mails WHERE state = 'waiting' AND due_at <= $1", now
+        """
+        SELECT count(*) AS due, min(due_at) AS oldest
+        FROM (
+            SELECT due_at FROM mails WHERE state = 'waiting' AND due_at <= $1 ORDER BY due_at LIMIT $2::bigint
+        ) AS due
+        """,
+        now,
+        limit,
     )
     assert row is not None
     return row["due"], row["oldest"]

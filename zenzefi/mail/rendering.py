@@ -7,6 +7,7 @@ EmailMessage, which encodes what is not ASCII and refuses line breaks.
 import html
 from collections.abc import Mapping
 from datetime import datetime
+from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -41,9 +42,13 @@ def render(
         body=_template(f"{template}.html").substitute({name: html.escape(value) for name, value in values.items()}),
         service=html.escape(service),
     )
+    try:
+        to = Address(addr_spec=recipient)
+    except (MessageError, IndexError) as error:
+        raise ValueError("no e-mail address") from error
     message = EmailMessage(policy=SMTP)
     message["From"] = sender_of(settings)
-    message["To"] = Address(addr_spec=recipient)
+    message["To"] = to
     message["Subject"] = subject
     message["Date"] = format_datetime(at)
     message["Message-ID"] = f"<{mail_id}@{sender_of(settings).domain}>"

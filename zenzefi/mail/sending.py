@@ -11,8 +11,9 @@ refuses for good (5yz) has failed.
 """
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
+from uuid import uuid4
 
 import structlog
 
@@ -22,6 +23,7 @@ from zenzefi.mail import queries, service
 from zenzefi.mail.delivery import DeliveryUncertain, MailRefused, MailServerUnusable, MailSession, open_session
 from zenzefi.mail.models import Mail, MailState
 from zenzefi.mail.rendering import render
+from zenzefi.settings import Settings
 
 # A mail may take 40 s (zenzefi.mail.delivery) on top of it, and a job of the default queue has 60 s.
 BUDGET_S: Final = 15.0
@@ -54,6 +56,19 @@ async def send_due(ctx: Context) -> int:
                 await _defer(ctx, mail, reason=str(error))
                 break
     return sent
+
+
+async def send_test(settings: Settings, *, recipient: str) -> str:
+    """Send one mail at once, outside the outbox; what the server said when it took it.
+
+    Raises:
+        MailError: it did not, or said nothing.
+        ValueError: that is no address.
+    """
+    message = render("test", settings=settings, mail_id=uuid4(), recipient=recipient, details={}, at=datetime.now(UTC))
+    async with open_session(settings) as session:
+        await session.begin(recipient)
+        return await session.hand_in(message)
 
 
 async def _claim(ctx: Context) -> Mail | None:

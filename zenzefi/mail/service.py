@@ -25,6 +25,7 @@ MAX_PER_DAY: Final = 20
 GIVE_UP_AFTER: Final = timedelta(days=2)
 KEEP: Final = timedelta(days=30)
 PURGE_BATCH: Final = 1000
+COUNT_LIMIT: Final = 10_000  # a look at the outbox costs a bounded time during the longest outage
 PURGE_MAX_BATCHES: Final = 200  # of one run; what is left waits for the next
 
 log = structlog.get_logger(__name__)
@@ -72,8 +73,8 @@ async def queue(
 
 
 async def outbox_state(conn: Connection, *, now: datetime) -> tuple[int, datetime | None]:
-    """How many mails are due, and since when the oldest of them."""
-    return await queries.get_outbox(conn, now=now)
+    """How many mails are due, counted up to COUNT_LIMIT, and since when the oldest of them."""
+    return await queries.get_outbox(conn, now=now, limit=COUNT_LIMIT)
 
 
 async def purge(ctx: Context) -> int:
