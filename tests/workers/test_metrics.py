@@ -3,14 +3,19 @@
 import asyncio
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.support.exposition import Series, parse, total
 from tests.workers.conftest import run_worker
+from workers import outcomes
 from zenzefi.context import Context
 from zenzefi.devstack.ports import find_free_port
+from zenzefi.errors import JsonObject
+from zenzefi.infra import facts
 from zenzefi.jobs import Job
 
 
@@ -23,6 +28,43 @@ async def scrape(port: int, *, timeout_s: float = 10) -> dict[Series, float]:
                     return parse(await response.text())
             except aiohttp.ClientConnectionError:
                 await asyncio.sleep(0.1)
+
+
+async def until_facts_are_shown(port: int) -> dict[Series, float]:
+    """The metrics once the worker has read what the jobs have found."""
+    async with asyncio.timeout(10):
+        while True:
+            samples = await scrape(port)
+            if total(samples, "zenzefi_facts_read_timestamp_seconds"):
+                return samples
+            await asyncio.sleep(0.05)
+
+
+async def test_a_new_worker_tells_of_what_others_did_before_it(
+    worker_env: dict[str, str], worker_ctx: Context, tmp_path: Path
+) -> None:
+    yesterday = worker_ctx.now() - timedelta(days=1)
+    async with worker_ctx.connection() as conn:
+        for job in (Job.INSPECT_LEDGER, Job.PURGE_EXPIRED_LOGINS):
+            document: JsonObject = {"last_success": yesterday.timestamp()}
+            await facts.put(conn, name=outcomes.fact_name(job), document=document, at=yesterday)
+        await facts.put(conn, name="ledger", document={"imbalance": "-0.05", "faults": 3}, at=yesterday)
+    port = find_free_port()
+    with run_worker(worker_env | {"WORKER_METRICS_PORT": str(port)}, tmp_path, ["-m", "workers"]) as worker:
+        await worker.wait_for("job_done", job=Job.TAKE_SNAPSHOT.value)
+        samples = await until_facts_are_shown(port)
+        await worker.end(signal.SIGKILL)
+    # One of them is a job of the other queue, which this worker never runs.
+    for job in (Job.INSPECT_LEDGER, Job.PURGE_EXPIRED_LOGINS):
+        last = total(samples, "zenzefi_job_last_success_timestamp_seconds", name=job)
+        assert last == pytest.approx(yesterday.timestamp(), abs=0.01)
+    assert total(samples, "zenzefi_ledger_imbalance_znc") == -0.05
+    assert total(samples, "zenzefi_ledger_faults") == 3
+    assert total(samples, "zenzefi_job_period_seconds", name=Job.INSPECT_LEDGER) == 86_400
+    assert total(samples, "zenzefi_dependency_up", dependency="database") == 1
+    assert {series for series in samples if series[0] == "zenzefi_jobs_total" and ("result", "failed") in series[1]}
+    # The snapshot was taken since, or before an earlier test's worker was killed; in any case it has an age.
+    assert "zenzefi_snapshot_timestamp_seconds" in {name for name, _ in samples}
 
 
 async def test_worker_tells_of_its_jobs_and_a_second_one_takes_the_port_over(
