@@ -37,6 +37,7 @@ def schedule(settings: Settings) -> list[Line]:
         only_if(settings.mail.host, every(MAIL_S, Job.SEND_MAIL, mail.send_mail)),
         only_if(settings.mail.host, every(300.0, Job.ANNOUNCE_EXPIRING_TOKENS, mail.announce_expiring_tokens)),
         daily(Job.PURGE_MAIL, mail.purge_mail, at=time(4, 17)),
+        daily(Job.PURGE_SESSIONS, gateway.purge_sessions, at=time(4, 27)),
         daily(Job.MAKE_PARTITIONS, database.make_partitions, at=time(3, 37), at_start=True),
         daily(Job.INSPECT_LEDGER, wallet.inspect_ledger, at=time(2, 52), timeout=timedelta(hours=2)),
         only_if(

@@ -191,6 +191,29 @@ async def update_idle_sessions(conn: Connection, *, idle_since: datetime, limit:
     return _count(status)
 
 
+async def delete_ended_sessions(conn: Connection, *, ended_before: datetime, begun_before: UUID, limit: int) -> int:
+    """Delete up to `limit` sessions that ended before an instant, the oldest first; how many there were.
+
+    `begun_before` is the least id of that instant. It keeps the walk along the primary key to the old sessions, of
+    which only those few remain that were open then.
+    """
+    status = await conn.execute(
+        """
+        DELETE FROM gateway_sessions
+        WHERE id = ANY (ARRAY(
+            SELECT id FROM gateway_sessions
+            WHERE id < $2 AND ended_at < $1
+            ORDER BY id LIMIT $3
+            FOR UPDATE SKIP LOCKED
+        ))
+        """,
+        ended_before,
+        begun_before,
+        limit,
+    )
+    return _count(status)
+
+
 async def select_sessions(conn: Connection, *, token_id: UUID, before: UUID | None, limit: int) -> list[GatewaySession]:
     """The sessions of a token, the newest first, from those whose id is below `before`."""
     rows = await conn.fetch(

@@ -12,6 +12,7 @@ from zenzefi.gateway.models import GatewaySession
 SESSION_IDLE_S: Final = 300  # as long as the device lease lasts: a session ends when another device might take over
 # Each batch is one short statement, so that no lock of the sweep holds the metering up noticeably.
 CLOSE_BATCH: Final = 1_000
+PURGE_BATCH: Final = 1_000
 
 
 async def list_sessions(
@@ -42,4 +43,22 @@ async def close_idle_sessions(ctx: Context) -> int:
             )
         total += closed
         if closed < CLOSE_BATCH:
+            return total
+
+
+async def purge_sessions(ctx: Context) -> int:
+    """Delete the sessions that ended more than SESSION_KEEP_DAYS ago; how many there were.
+
+    Idempotent, and safe beside others doing the same; whatever a run leaves, the next one deletes.
+    """
+    ended_before = ctx.now() - timedelta(days=ctx.settings.retention.session_days)
+    begun_before = UUID(int=int(ended_before.timestamp() * 1000) << 80)  # RFC 9562, section 5.7
+    total = 0
+    while True:
+        async with ctx.connection() as conn:
+            deleted = await queries.delete_ended_sessions(
+                conn, ended_before=ended_before, begun_before=begun_before, limit=PURGE_BATCH
+            )
+        total += deleted
+        if deleted < PURGE_BATCH:
             return total
