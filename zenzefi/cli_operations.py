@@ -93,10 +93,9 @@ def audit_verify(anchor: tuple[int, bytes] | None, as_json: bool) -> None:
 
     Note the head that it prints outside of the database: --anchor shows later that the chain was not replaced.
     """
-    from zenzefi.audit import sealing
+    from zenzefi.audit import inspection, sealing
 
     report = _run(lambda ctx: sealing.verify_audit_log(ctx, anchor=anchor))
-    head = "-" if report.head is None else f"{report.head.seal_no}:{report.head.seal_hash.hex()}"
     if as_json:
         faults: list[JsonValue] = [
             {"kind": fault.kind.value, "subject": fault.subject, "detail": fault.detail} for fault in report.faults
@@ -106,15 +105,14 @@ def audit_verify(anchor: tuple[int, bytes] | None, as_json: bool) -> None:
                 "sound": report.is_sound,
                 "sealed_rows": report.sealed_rows,
                 "waiting_rows": report.waiting_rows,
-                "head": head,
+                "head": inspection.head_of(report),
                 "faults": faults,
             }
         )
     else:
         for fault in report.faults:
             click.echo(f"{fault.kind.value}\t{fault.subject}\t{fault.detail}")
-        verdict = "sound" if report.is_sound else f"NOT SOUND, {len(report.faults)} faults"
-        click.echo(f"{verdict}: {report.sealed_rows} rows sealed, {report.waiting_rows} wait for a seal, head {head}")
+        click.echo(inspection.summary_of(report))
     raise SystemExit(0 if report.is_sound else 1)
 
 
