@@ -38,6 +38,8 @@ OnAnswer = Callable[[], Awaitable[Iterable[tuple[str, str]]]]
 CONTINUE_WAIT_S = 1.0
 
 _UPSTREAM_DURATION = UPSTREAM_DURATION.labels()
+# By the hundreds of the status, which has three digits.
+_ANSWERED = tuple(UPSTREAM_REQUESTS.labels(f"{hundreds}xx") for hundreds in range(10))
 
 
 def watch_disconnect(request: web.Request, callback: Callable[[], None] | None) -> None:
@@ -75,7 +77,7 @@ class Relay:
             UPSTREAM_REQUESTS.labels(error.code).inc()
             raise
         message = answer.message
-        UPSTREAM_REQUESTS.labels(f"{message.code // 100}xx").inc()
+        _ANSWERED[message.code // 100].inc()
         upstream_s = self._stream.upstream_s = self._loop.time() - started
         _UPSTREAM_DURATION.observe(upstream_s)
         try:

@@ -44,6 +44,8 @@ _NOT_SERVING = (
 )
 _NOT_WRITABLE = (ReadOnlyError, OutOfMemoryError)
 _ASKING = b"*1\r\n$6\r\nASKING\r\n"
+_ANSWERED, _FAILED, _NOT_TRIED = (REDIS_CALLS.labels(outcome) for outcome in ("answered", "failed", "not_tried"))
+_DURATION = REDIS_DURATION.labels()
 
 log = structlog.get_logger(__name__)
 
@@ -113,7 +115,7 @@ class RedisNode:
                 connection, and a server that cannot serve; ResponseError, when the server refuses this very command.
         """
         if not self._breaker.allow():
-            REDIS_CALLS.labels("not_tried").inc()
+            _NOT_TRIED.inc()
             raise RedisUnavailable
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
@@ -173,8 +175,8 @@ class RedisNode:
             raise
         else:
             self._breaker.record_success()
-            REDIS_CALLS.labels("answered").inc(len(batch))
-            REDIS_DURATION.labels().observe(time.perf_counter() - started)
+            _ANSWERED.inc(len(batch))
+            _DURATION.observe(time.perf_counter() - started)
 
     def _is_usable(self) -> bool:
         """Whether there is a connection, and the server has not closed it while nothing was asked: a restarted server
@@ -230,7 +232,7 @@ class RedisNode:
         self._breaker.record_failure()
         log.warning("redis_unavailable", server=self._name, error=repr(error))
         waiting, self._pending = batch + self._pending, []
-        REDIS_CALLS.labels("failed").inc(len(waiting))
+        _FAILED.inc(len(waiting))
         for _, future in waiting:
             if future is not None and not future.done():
                 future.set_exception(RedisUnavailable())
