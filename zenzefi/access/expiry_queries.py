@@ -26,18 +26,18 @@ async def mark_expiring(
 
     Those that others hold locked are left for the next time.
     """
+    # An array, not a join: where the planner expects many, it would read the whole table to join with it.
     rows = await conn.fetch(
         """
-        WITH due AS (
+        UPDATE access_tokens SET expiry_announced_at = $2
+        WHERE id = ANY (ARRAY(
             SELECT id FROM access_tokens
             WHERE ended_at IS NULL AND expiry_announced_at IS NULL
                 AND duration_hours = $1 AND expires_at > $2 AND expires_at <= $3
             ORDER BY expires_at LIMIT $4
             FOR NO KEY UPDATE SKIP LOCKED
-        )
-        UPDATE access_tokens AS token SET expiry_announced_at = $2 FROM due WHERE token.id = due.id
-        RETURNING token.id AS token_id, token.user_id, token.token_hint, token.duration_hours, token.scope,
-            token.expires_at
+        ))
+        RETURNING id AS token_id, user_id, token_hint, duration_hours, scope, expires_at
         """,
         duration_hours,
         now,

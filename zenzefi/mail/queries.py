@@ -112,14 +112,15 @@ async def update_ended(conn: Connection, *, mail: Mail, state: MailState, outcom
 
 async def update_lost(conn: Connection, *, now: datetime, limit: int) -> list[tuple[UUID, MailKind]]:
     """Give up mails whose handing in began and of which nothing was heard."""
+    # An array, not a join: where the planner expects many, it would read the whole table to join with it.
     rows = await conn.fetch(
         """
-        WITH lost AS (
+        UPDATE mails SET state = 'unknown', outcome = 'interrupted'
+        WHERE id = ANY (ARRAY(
             SELECT id FROM mails WHERE state = 'sending' AND due_at <= $1 ORDER BY due_at LIMIT $2
             FOR NO KEY UPDATE SKIP LOCKED
-        )
-        UPDATE mails AS mail SET state = 'unknown', outcome = 'interrupted' FROM lost WHERE mail.id = lost.id
-        RETURNING mail.id, mail.kind
+        ))
+        RETURNING id, kind
         """,
         now,
         limit,
@@ -147,10 +148,9 @@ async def delete_mails(conn: Connection, *, created_before: datetime, limit: int
     """Delete mails by their age; the count."""
     status = await conn.execute(
         """
-        WITH old AS (
+        DELETE FROM mails WHERE id = ANY (ARRAY(
             SELECT id FROM mails WHERE created_at < $1 ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
-        )
-        DELETE FROM mails USING old WHERE mails.id = old.id
+        ))
         """,
         created_before,
         limit,
