@@ -13,8 +13,10 @@ PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3.13 python3.12 python3.11 python3)
 ARGS ?=
 # Benchmarks and options: make bench BENCH="observability --quick"
 BENCH ?=
+# Which checks of deploy/: make check-deploy CHECK="rules dashboards"
+CHECK ?=
 
-.PHONY: help run test lint bench
+.PHONY: help run test lint bench check-deploy
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +24,7 @@ help:
 	@echo 'make test   run all tests (POSTGRES_SERVER= and REDIS_HOST= use those servers; ARGS= goes to pytest)'
 	@echo 'make lint   check formatting, rules, types, import directions and migrations'
 	@echo 'make bench  measure, and write loadtest/results (BENCH= names benchmarks and takes --quick)'
+	@echo 'make check-deploy  check deploy/ with the real tools, which it downloads into .tools (CHECK= names checks)'
 	@echo 'PYTHON=     which interpreter makes .venv, 3.11 or newer (default: the newest found)'
 
 # make hands SIGTERM on to this recipe, and the terminal Ctrl-C. For a kill -9 of make it cannot, so the launcher ties
@@ -41,6 +44,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@exec "$(BIN)/python" -m loadtest.bench $(BENCH)
+
+check-deploy: $(INSTALLED)
+	@exec "$(BIN)/python" -m deploy.checks $(CHECK)
 
 # The project itself is not built, which would fetch build tools that no lock file names: a .pth file makes it importable.
 $(INSTALLED): requirements-dev.lock

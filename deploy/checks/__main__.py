@@ -1,0 +1,47 @@
+"""Run the checks of deploy/: all of them, or those that are named. A new one is a line in CHECKS."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from deploy.checks.alertmanager import check_alertmanager
+from deploy.checks.dashboards import check_dashboards
+from deploy.checks.failures import CheckFailed
+from deploy.checks.metrics import check_metric_names
+from deploy.checks.rules import check_alerts, check_rules
+from deploy.checks.text import check_yaml
+
+# In this order: the quick ones first.
+CHECKS: Final[Mapping[str, Callable[[], None]]] = {
+    "yaml": check_yaml,
+    "alerts": check_alerts,
+    "dashboards": check_dashboards,
+    "metric-names": check_metric_names,
+    "rules": check_rules,
+    "alertmanager": check_alertmanager,
+}
+
+
+def main(names: Sequence[str]) -> int:
+    """Run the named checks, or all; each says what is wrong with it. Returns the exit code."""
+    unknown = set(names) - CHECKS.keys()
+    if unknown:
+        print(f"There is no check {', '.join(sorted(unknown))}, but {', '.join(CHECKS)}.", file=sys.stderr)
+        return 2
+    failed = 0
+    for name in names or CHECKS:
+        started = time.monotonic()
+        try:
+            CHECKS[name]()
+        except CheckFailed as failure:
+            failed += 1
+            print(f"FAILED {name} ({time.monotonic() - started:.1f} s)\n{failure}", flush=True)
+        else:
+            print(f"passed {name} ({time.monotonic() - started:.1f} s)", flush=True)
+    print(f"{len(names or CHECKS) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
