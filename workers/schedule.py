@@ -19,6 +19,8 @@ SNAPSHOT_S: Final = 15.0
 MAIL_S: Final = 5.0
 # Enough for a terabyte at 25 MB/s.
 HALF_A_DAY: Final = timedelta(hours=12)
+# By then a backup of some hundred gigabytes was made and verified; pruning while either runs is refused until tomorrow.
+PRUNING_DELAY_H: Final = 9
 
 
 def schedule(settings: Settings) -> list[Line]:
@@ -47,7 +49,22 @@ def schedule(settings: Settings) -> list[Line]:
                 Job.BACK_UP_DATABASE, backups.back_up_database, at=backup.at, zone=backup.timezone, timeout=HALF_A_DAY
             ),
         ),
+        only_if(
+            backup.recipients and settings.s3.bucket,
+            daily(
+                Job.PRUNE_BACKUPS,
+                backups.prune_backups,
+                at=hours_after(backup.at, PRUNING_DELAY_H),
+                zone=backup.timezone,
+                timeout=timedelta(hours=2),
+            ),
+        ),
     ]
+
+
+def hours_after(instant: time, hours: int) -> time:
+    """Return a time of day that is some hours later, perhaps on the next day."""
+    return instant.replace(hour=(instant.hour + hours) % 24)
 
 
 def lines_of(queue: Queue, lines: Sequence[Line]) -> list[Line]:

@@ -25,6 +25,8 @@ class Fault(Enum):
     """500, and the server never hears of it."""
     FORGET = auto()
     """It takes effect, and the answer is 500."""
+    DENY = auto()
+    """403, as Object Lock and keys without the right answer."""
     UNKNOWN = auto()
     """501: the server does not know the feature."""
     CUT = auto()
@@ -33,6 +35,13 @@ class Fault(Enum):
     """One bit of the answer's body is another."""
     HOLD = auto()
     """It waits until the test lets it go."""
+
+
+_REFUSALS = {
+    Fault.REFUSE: (500, b"InternalError"),
+    Fault.DENY: (403, b"AccessDenied"),
+    Fault.UNKNOWN: (501, b"NotImplemented"),
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,9 +99,9 @@ class FaultyS3:
         fault = rule.fault if rule else None
         if rule is not None:
             rule.met.set()
-        if fault in (Fault.REFUSE, Fault.UNKNOWN):
+        if fault in _REFUSALS:
             await request.read()
-            return _refusal(500, b"InternalError") if fault is Fault.REFUSE else _refusal(501, b"NotImplemented")
+            return _refusal(*_REFUSALS[fault])
         if fault is Fault.HOLD:
             assert rule is not None
             await rule.released.wait()

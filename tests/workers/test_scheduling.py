@@ -64,6 +64,8 @@ def test_backups_are_made_at_a_time_of_a_zone_where_there_is_a_bucket_and_a_key(
     when = {"BACKUP_AT": "02:30", "BACKUP_TIMEZONE": "Europe/Berlin"}
     berlin = Daily(at=time(2, 30), zone=ZoneInfo("Europe/Berlin"))
     assert _timetable(env | bucket | key | when, Job.BACK_UP_DATABASE) == berlin
+    later = Daily(at=time(11, 30), zone=ZoneInfo("Europe/Berlin"))
+    assert _timetable(env | bucket | key | when, Job.PRUNE_BACKUPS) == later
     for missing in (bucket, key):
         assert _timetable(env | when | missing, Job.BACK_UP_DATABASE) is None
 
