@@ -67,3 +67,15 @@ class Superseded(BackupError):
     """A later run began before this one could publish its backup"""
 
     status, code = 409, "backup_superseded"
+
+
+class RestoreFailed(BackupError):
+    """The server did not take the restored data, which says nothing about the backup"""
+
+    code = "backup_restore_failed"
+
+
+class VerificationFailed(BackupError):
+    """The backup was restored, and is not what was backed up"""
+
+    code = "backup_verification_failed"

@@ -177,12 +177,17 @@ async def list_transactions(
 
 async def verify(ctx: Context) -> LedgerReport:
     """Check every rule of the ledger on one snapshot of the live database; takes no locks and changes nothing."""
-    faults: list[LedgerFault] = []
     async with ctx.transaction() as conn:
         await verification.begin_snapshot(conn)
-        totals = await verification.select_totals(conn)
-        for rule in LedgerRule:
-            faults += await verification.select_faults(conn, rule=rule)
+        return await verify_on(conn)
+
+
+async def verify_on(conn: Connection) -> LedgerReport:
+    """Check every rule on the snapshot of a transaction, of whatever database: a restored one, for instance."""
+    faults: list[LedgerFault] = []
+    totals = await verification.select_totals(conn)
+    for rule in LedgerRule:
+        faults += await verification.select_faults(conn, rule=rule)
     return LedgerReport(totals=totals, faults=tuple(faults))
 
 

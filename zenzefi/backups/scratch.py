@@ -1,0 +1,165 @@
+"""Databases that a backup is restored into: made, filled by pg_restore, and dropped, whatever happens."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from enum import StrEnum
+from secrets import token_hex
+
+import asyncpg
+import structlog
+
+from zenzefi.backups.connections import DirectConnection, open_direct
+from zenzefi.backups.errors import RestoreFailed
+from zenzefi.backups.processes import child_environment, find_program, running
+from zenzefi.infra.migration_backend import APP_ROLE
+from zenzefi.settings import Settings
+
+_NAME_BYTES = 63  # PostgreSQL cuts off what is longer
+_SUFFIX_BYTES = 24  # of the longest of our endings
+_HASH_CHARS = 8
+# What pg_restore complains of when the server, and not the backup, is the trouble.
+_SERVER_TROUBLE = re.compile(
+    r"No space left on device|could not extend file|Disk quota exceeded|out of memory|terminating connection"
+    r"|server closed the connection|connection to server|the database system is|out of shared memory"
+)
+# A database of the same locale sorts text, and so builds indexes, in the same way.
+_LOCALE = """
+SELECT datlocprovider::text AS provider, datcollate AS collate, datctype AS ctype,
+    coalesce(to_jsonb(pg_database) ->> 'datlocale', to_jsonb(pg_database) ->> 'daticulocale') AS locale
+FROM pg_database WHERE datname = $1
+"""
+_PROVIDERS = {"i": "LOCALE_PROVIDER icu ICU_LOCALE", "b": "LOCALE_PROVIDER builtin BUILTIN_LOCALE"}
+
+log = structlog.get_logger(__name__)
+
+
+class Purpose(StrEnum):
+    """What a scratch database is for; part of its name."""
+
+    VERIFYING = "verifying"
+    RESTORING = "restoring"
+
+
+def base_name(settings: Settings) -> str:
+    """What the names of all databases begin with that backups make beside the product's own."""
+    name = settings.postgres_db
+    room = _NAME_BYTES - _SUFFIX_BYTES
+    if len(name.encode()) <= room:
+        return name
+    kept = name.encode()[: room - _HASH_CHARS - 1].decode(errors="ignore")
+    return f"{kept}_{hashlib.sha256(name.encode()).hexdigest()[:_HASH_CHARS]}"
+
+
+def quoted(name: str) -> str:
+    """A name as SQL takes it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+async def drop(connection: DirectConnection, name: str) -> None:
+    """Drop a database, whoever is connected to it. Idempotent."""
+    await connection.execute(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)")
+
+
+async def drop_leftovers(settings: Settings, connection: DirectConnection) -> list[str]:
+    """Drop the scratch databases of runs that were killed. The caller holds the backups' lock: no run needs them."""
+    pattern = re.compile(rf"{re.escape(base_name(settings))}_({'|'.join(Purpose)})_[0-9a-f]{{12}}")
+    names = [row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")]
+    leftovers = [name for name in names if pattern.fullmatch(name)]
+    for name in leftovers:
+        await drop(connection, name)
+        log.warning("backup_scratch_database_dropped", database=name)
+    return leftovers
+
+
+@asynccontextmanager
+async def scratch_database(
+    settings: Settings, purpose: Purpose, *, maintenance: str | None = None
+) -> AsyncIterator[str]:
+    """Make an empty database; at the end of the block it is dropped, unless it has another name by then.
+
+    ``maintenance`` is the database to connect to meanwhile, else the product's. The caller holds the backups' lock.
+
+    Raises:
+        RestoreFailed: the login may not make one, or there is no room.
+        DatabaseUnavailable: the server cannot be reached.
+    """
+    name = f"{base_name(settings)}_{purpose}_{token_hex(6)}"
+    try:
+        async with open_direct(settings, database=maintenance) as connection:
+            await drop_leftovers(settings, connection)
+            await _create(settings, connection, name)
+        yield name
+    finally:
+        await asyncio.shield(_drop_quietly(settings, name, maintenance))
+
+
+async def fill(settings: Settings, database: str, dump: AsyncGenerator[bytes, None]) -> str:
+    """Restore a decrypted dump, which is closed at the end; return what pg_restore complained of.
+
+    Complaints alone do not tell whether all is there: pg_restore of one version says to servers of another what they
+    do not know. The proof tells. An error of the dump's source comes out here.
+
+    Raises:
+        RestoreFailed: the server has no room or went away; that says nothing about the backup.
+    """
+    arguments = [str(find_program(settings, "pg_restore")), "--no-owner", "--no-password", f"--dbname={_dsn(database)}"]
+    if settings.backup.postgres_user != settings.postgres_owner_user:
+        arguments.append(f"--role={settings.postgres_owner_user}")
+    environment = child_environment(settings, database=database)
+    async with aclosing(dump), running(arguments, environment=environment, with_input=True) as child:
+        with suppress(ConnectionError):  # it ended early, and its complaints say why
+            async for piece in dump:
+                await child.write(piece)
+        await child.finish()
+        if _SERVER_TROUBLE.search(child.complaints):
+            raise RestoreFailed(f"The server could not take the restored data: {child.complaints}")
+        return child.complaints
+
+
+async def _create(settings: Settings, connection: DirectConnection, name: str) -> None:
+    owner = settings.postgres_owner_user
+    try:
+        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", APP_ROLE):
+            await connection.execute(f"CREATE ROLE {APP_ROLE} NOLOGIN")  # a new server, where nothing was migrated yet
+        locale = await _describe_locale(settings, connection)
+        await connection.execute(
+            f"CREATE DATABASE {quoted(name)} OWNER {quoted(owner)} TEMPLATE template0 ENCODING 'UTF8' {locale}"
+        )
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError) as error:
+        raise RestoreFailed(
+            f"The login {settings.backup.postgres_user!r} cannot make a database for {owner!r}: {error}. "
+            f"It needs CREATEDB, and to be {owner!r} or a member of it."
+        ) from error
+    except (asyncpg.DiskFullError, asyncpg.PostgresIOError) as error:
+        raise RestoreFailed(f"The server has no room for the database to restore into: {error}.") from error
+
+
+async def _describe_locale(settings: Settings, connection: DirectConnection) -> str:
+    row = await connection.fetchrow(_LOCALE, settings.postgres_db)
+    if row is None:
+        return ""
+    clauses = f"LC_COLLATE {_literal(row['collate'])} LC_CTYPE {_literal(row['ctype'])}"
+    if provider := _PROVIDERS.get(row["provider"]):
+        clauses += f" {provider} {_literal(row['locale'])}"
+    return clauses
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _dsn(database: str) -> str:
+    """A name that libpq takes for nothing but a database's."""
+    escaped = database.replace("\\", "\\\\").replace("'", "\\'")
+    return f"dbname='{escaped}'"
+
+
+async def _drop_quietly(settings: Settings, name: str, maintenance: str | None) -> None:
+    try:
+        async with open_direct(settings, database=maintenance) as connection:
+            await drop(connection, name)
+    except Exception as error:  # noqa: BLE001  # the next run drops it; the block's own error matters more
+        log.warning("backup_scratch_database_left", database=name, error=repr(error))
