@@ -1,16 +1,18 @@
 """The connection to the mail server: encrypted and verified as configured, or none; and what operators see of it."""
 
 import asyncio
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.cli.conftest import RunCli, assert_one_clear_line, run_cli
 from tests.mail.mail_server import PASSWORD, USERNAME, make_certificate, run_mail_server, say
+from zenzefi.cli_mail import mail_test
 from zenzefi.devstack.ports import find_free_port
+from zenzefi.doctor import Finding, Verdict, examine
 from zenzefi.mail import delivery, sending
 from zenzefi.mail.rendering import sender_of
 from zenzefi.settings import Settings, SettingsError
@@ -82,28 +84,39 @@ async def test_a_server_that_nobody_vouches_for_gets_nothing(
 
 async def test_an_operator_sees_what_the_server_says(env: dict[str, str], run_cli: RunCli) -> None:
     async with run_mail_server() as server:
-        mail_env = {**env, "SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(server.port), "SMTP_ENCRYPTION": "none"}
-        mail_env["MAIL_FROM"] = "gateway@mail.example"
+        mail_env = _plain(env, server.port)
         server.on_recipient = say(None, "550 5.1.1 <eve@example.com>: no such user")
-        for address in ("ada@example.com", "eve@example.com", "no address"):
-            finished = await asyncio.to_thread(run_cli, "mail", "test", address, env=mail_env)
-            if address == "ada@example.com":
-                assert finished.stdout == f"127.0.0.1:{server.port} took the mail: 250 2.0.0 queued\n", finished
-            elif address == "eve@example.com":
-                assert_one_clear_line(finished, "did not take the mail: 550 5.1.1 <…@example.com>: no such user")
-            else:
-                assert finished.returncode == 2
+        finished = await asyncio.to_thread(run_cli, "mail", "test", "ada@example.com", env=mail_env)
+        assert finished.stdout == f"127.0.0.1:{server.port} took the mail: 250 2.0.0 queued\n", finished
+        finished = await asyncio.to_thread(run_cli, "mail", "test", "eve@example.com", env=mail_env)
+        assert_one_clear_line(finished, "did not take the mail: 550 5.1.1 <…@example.com>: no such user")
         assert len(server.received) == 1
-        checks = await _doctor(run_cli, mail_env)
-        assert (checks["mail"]["verdict"], len(server.received)) == ("ok", 1)
-        nobody = str(find_free_port())
-        checks = await _doctor(run_cli, {**mail_env, "SMTP_PORT": nobody})
-        assert checks["mail"]["verdict"] == "fail"
-        assert nobody in checks["mail"]["detail"]
-        checks = await _doctor(run_cli, env)
-        assert checks["mail"] == {"name": "mail", "verdict": "ok", "detail": "off: SMTP_HOST is not set", "fix": ""}
-        finished = await asyncio.to_thread(run_cli, "mail", "test", "ada@example.com", env=env)
-        assert_one_clear_line(finished, "SMTP_HOST")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "code", "said"),
+    [
+        (["no address"], {}, 2, "that is no e-mail address"),
+        (["ada@example.com"], {"SMTP_HOST": ""}, 1, "SMTP_HOST is not set"),
+    ],
+)
+def test_an_operator_is_told_what_is_missing(
+    env: dict[str, str], arguments: list[str], variables: dict[str, str], code: int, said: str
+) -> None:
+    result = CliRunner().invoke(mail_test, arguments, env={**_plain(env, find_free_port()), **variables})
+    assert result.exit_code == code
+    assert said in result.output
+
+
+async def test_doctor_signs_in_and_sends_nothing(env: dict[str, str]) -> None:
+    async with run_mail_server() as server:
+        mail_env = _plain(env, server.port)
+        assert (await _finding(mail_env)).verdict is Verdict.OK
+        assert (server.connections, server.received) == (1, [])
+    found = await _finding(mail_env)
+    assert (found.verdict, found.detail.partition(": ")[0]) == (Verdict.FAIL, f"127.0.0.1:{server.port}")
+    assert "SMTP_" in found.fix
+    assert (await _finding(env)).detail == "off: SMTP_HOST is not set"
 
 
 @pytest.mark.parametrize(
@@ -123,6 +136,11 @@ def _with_password(settings: Settings, password: str) -> Settings:
     return replace(settings, mail=replace(settings.mail, password=password))
 
 
-async def _doctor(run_cli: RunCli, env: dict[str, str]) -> dict[str, dict[str, str]]:
-    finished = await asyncio.to_thread(run_cli, "doctor", "--json", env=env)
-    return {check["name"]: check for check in json.loads(finished.stdout)["checks"]}
+def _plain(env: dict[str, str], port: int) -> dict[str, str]:
+    mail = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(port), "SMTP_ENCRYPTION": "none"}
+    return {**env, **mail, "MAIL_FROM": "gateway@mail.example"}
+
+
+async def _finding(env: dict[str, str]) -> Finding:
+    (found,) = (finding for finding in await examine(env) if finding.name == "mail")
+    return found

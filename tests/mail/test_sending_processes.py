@@ -19,8 +19,8 @@ from tests.support.serving import ROOT
 from zenzefi.context import Context
 from zenzefi.mail import sending
 
-SENDERS = 3
-MAILS = 60
+SENDERS = 2
+MAILS = 50
 # Longer than any claim.
 LATER = timedelta(minutes=10)
 
@@ -92,7 +92,7 @@ async def test_senders_that_are_killed_at_any_moment_send_nothing_twice(
 ) -> None:
     seed = random.randrange(2**32)
     chance = random.Random(seed)
-    moments = sorted(chance.sample(range(3 * MAILS // 4), 4))
+    moments = sorted(chance.sample(range(3 * MAILS // 4), 3))
     steps = 0
     with _running(mail_env, SENDERS) as senders:
 
@@ -121,4 +121,4 @@ async def test_senders_that_are_killed_at_any_moment_send_nothing_twice(
         by_state[row["state"]].add(f"<{row['id']}@mail.example>")
     assert set(ids.values()) == {1}, seed
     assert by_state["sent"] <= set(ids) <= by_state["sent"] | by_state["unknown"], seed
-    assert len(by_state["sent"]) >= MAILS - 3 * SENDERS, seed
+    assert len(by_state["sent"]) >= MAILS - 5, seed
