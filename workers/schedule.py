@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import time, timedelta
 from typing import Final
 
-from workers.jobs import access, accounts, audit, backups, database, gateway, health, mail, wallet
+from workers.jobs import access, accounts, audit, backups, database, gateway, health, mail, rollups, wallet
 from workers.scheduling import Line, daily, every, hourly, minutely, only_if
 from zenzefi.jobs import Job, Queue, queue_of
 from zenzefi.settings import Settings
@@ -33,6 +33,7 @@ def schedule(settings: Settings) -> list[Line]:
         minutely(Job.END_EXPIRED_TOKENS, access.end_expired_tokens, second=25),
         minutely(Job.HEAL_PAYMENTS, wallet.heal_payments, second=45),
         minutely(Job.SEAL_AUDIT_LOG, audit.seal_audit_log, second=35),
+        minutely(Job.ROLL_UP_USAGE, rollups.roll_up_usage, second=15),
         hourly(Job.PAY_REFERRAL_BONUSES, access.pay_referral_bonuses, minute=12),
         hourly(Job.PURGE_IDEMPOTENCY_KEYS, database.purge_idempotency_keys, minute=7),
         hourly(Job.PURGE_EXPIRED_LOGINS, accounts.purge_expired_logins, minute=22),
@@ -40,6 +41,7 @@ def schedule(settings: Settings) -> list[Line]:
         only_if(settings.mail.host, every(300.0, Job.ANNOUNCE_EXPIRING_TOKENS, mail.announce_expiring_tokens)),
         daily(Job.PURGE_MAIL, mail.purge_mail, at=time(4, 17)),
         daily(Job.PURGE_SESSIONS, gateway.purge_sessions, at=time(4, 27)),
+        daily(Job.DROP_OLD_USAGE, rollups.drop_old_usage, at=time(4, 7)),
         daily(Job.MAKE_PARTITIONS, database.make_partitions, at=time(3, 37), at_start=True),
         daily(Job.INSPECT_LEDGER, wallet.inspect_ledger, at=time(2, 52), timeout=timedelta(hours=2)),
         daily(Job.VERIFY_AUDIT_LOG, audit.verify_audit_log, at=time(2, 12), timeout=timedelta(hours=8)),

@@ -1,7 +1,7 @@
 """Counting what tokens use: in the process, and every second in one transaction to PostgreSQL.
 
-A batch keeps its id until it is known to be stored. So a COMMIT whose answer was lost is simply sent again, and nothing
-is counted twice or not at all; only a process that is killed takes its last second with it.
+A batch keeps its number until it is known to be stored. So a COMMIT whose answer was lost is simply sent again, and
+nothing is counted twice or not at all; only a process that is killed takes its last second with it.
 """
 
 import asyncio
@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 class Batch:
     """What was counted between two flushes."""
 
+    meter_id: UUID
+    batch_no: int  # a meter's batches are stored in the order of their numbers, each before the next one is taken
     batch_id: UUID
     usage: list[Usage]
     uses: list[SessionUse]
@@ -63,6 +65,8 @@ class Meter:
         self._monotonic = monotonic
         self._usage: dict[tuple[UUID, datetime, Outcome], Usage] = {}
         self._uses: dict[tuple[UUID, bytes], SessionUse] = {}
+        self._meter_id = ctx.new_id()
+        self._batch_no = 0
         self._unstored: Batch | None = None
         self._refusals = 0
         self._lost_requests = 0
@@ -170,7 +174,14 @@ class Meter:
         """All that was counted since the last batch; None when there is nothing."""
         if not self._usage and not self._uses:
             return None
-        batch = Batch(batch_id=self._ctx.new_id(), usage=list(self._usage.values()), uses=list(self._uses.values()))
+        self._batch_no += 1
+        batch = Batch(
+            meter_id=self._meter_id,
+            batch_no=self._batch_no,
+            batch_id=self._ctx.new_id(),
+            usage=list(self._usage.values()),
+            uses=list(self._uses.values()),
+        )
         self._usage, self._uses = {}, {}
         if self._lost_requests:
             log.error("usage_lost", requests=self._lost_requests, reason="too many counters")
@@ -193,8 +204,15 @@ async def _store(ctx: Context, batch: Batch) -> None:
         if batch.uses:
             await queries.update_outlived_sessions(conn, uses=batch.uses, idle_s=SESSION_IDLE_S)
         async with conn.transaction():
-            stored = await queries.insert_usage(conn, batch_id=batch.batch_id, usage=batch.usage)
-            if batch.uses and stored == len(batch.usage):
+            is_new = await queries.insert_usage(
+                conn,
+                meter_id=batch.meter_id,
+                batch_no=batch.batch_no,
+                batch_id=batch.batch_id,
+                usage=batch.usage,
+                now=ctx.now(),
+            )
+            if batch.uses and is_new:
                 new_ids = [ctx.new_id() for _ in batch.uses]
                 opened = await queries.upsert_sessions(conn, uses=batch.uses, new_ids=new_ids)
         SESSIONS_OPENED.labels().inc(opened)

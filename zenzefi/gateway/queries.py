@@ -87,16 +87,35 @@ async def update_device_leases(
     )
 
 
-async def insert_usage(conn: Connection, *, batch_id: UUID, usage: Sequence[Usage]) -> int:
-    """Store a batch; the number of rows that were not there yet: all, or none when the batch was stored before."""
-    status = await conn.execute(
+async def insert_usage(
+    conn: Connection, *, meter_id: UUID, batch_no: int, batch_id: UUID, usage: Sequence[Usage], now: datetime
+) -> bool:
+    """Store a meter's batch; False when it, or a later one of the same meter, was stored before.
+
+    It is the meter's row that tells, not the batch's own rows: a roll-up may have taken those. Of two transactions with
+    the same batch the second waits for that row, and then sees the number.
+    """
+    is_new: bool = await conn.fetchval(
         """
-        INSERT INTO usage_batches (batch_id, token_id, user_id, hour, outcome, requests, bytes_in, bytes_out)
-        SELECT $1, used.token_id, used.user_id, used.hour, used.outcome, used.requests, used.bytes_in, used.bytes_out
-        FROM unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[])
-            AS used (token_id, user_id, hour, outcome, requests, bytes_in, bytes_out)
-        ON CONFLICT DO NOTHING
+        WITH fresh AS (
+            INSERT INTO usage_meters AS meter (meter_id, batch_no, at) VALUES ($1, $2, $3)
+            ON CONFLICT (meter_id) DO UPDATE SET batch_no = excluded.batch_no, at = excluded.at
+            WHERE meter.batch_no < excluded.batch_no
+            RETURNING 1
+        ), stored AS (
+            INSERT INTO usage_batches (batch_id, token_id, user_id, hour, outcome, requests, bytes_in, bytes_out)
+            SELECT $4, used.token_id, used.user_id, used.hour, used.outcome, used.requests, used.bytes_in,
+                   used.bytes_out
+            FROM unnest($5::uuid[], $6::uuid[], $7::timestamptz[], $8::text[], $9::bigint[], $10::bigint[],
+                        $11::bigint[])
+                AS used (token_id, user_id, hour, outcome, requests, bytes_in, bytes_out)
+            WHERE EXISTS (SELECT FROM fresh)
+        )
+        SELECT EXISTS (SELECT FROM fresh)
         """,
+        meter_id,
+        batch_no,
+        now,
         batch_id,
         [row.token_id for row in usage],
         [row.user_id for row in usage],
@@ -106,7 +125,7 @@ async def insert_usage(conn: Connection, *, batch_id: UUID, usage: Sequence[Usag
         [row.bytes_in for row in usage],
         [row.bytes_out for row in usage],
     )
-    return _count(status)
+    return is_new
 
 
 async def upsert_sessions(conn: Connection, *, uses: Sequence[SessionUse], new_ids: Sequence[UUID]) -> int:
