@@ -1,30 +1,26 @@
 """The command line: reads arguments, calls one function of the project, and words what came of it.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to standard output, everything else to standard error. What each
-command needs is imported by it alone, so that the others start quickly and none needs what only another one uses.
+Exit codes: 0 done, 1 failed, 2 wrong usage, and those that some errors of backups have. Results go to
+standard output, everything else to standard error. What each command needs is imported by it alone, so that the others
+start quickly and none needs what only another one uses.
 """
 
 import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, cast
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 import zenzefi
-from zenzefi import cli_mail, cli_operations
+from zenzefi import cli_backups, cli_mail, cli_operations
+from zenzefi.cli_tables import print_table
 from zenzefi.errors import Invalid, ZenzefiError
 from zenzefi.jobs import Queue
 from zenzefi.settings import Settings, SettingsError
-
-_STYLES = {"ok": "green", "applied": "green", "warn": "yellow", "pending": "yellow", "fail": "red", "edited": "red"}
 
 
 def _foreseen_errors() -> tuple[type[Exception], ...]:
@@ -46,7 +42,8 @@ class _Commands(click.Group):
         except BrokenPipeError:
             raise  # whoever read our output has seen enough; click knows how to end
         except _foreseen_errors() as error:
-            raise click.ClickException(_explain(error)) from error
+            click.ClickException(_explain(error)).show()
+            raise SystemExit(getattr(error, "exit_code", 1)) from error
 
 
 def _explain(error: Exception) -> str:
@@ -63,7 +60,14 @@ def main() -> None:
     """A prepaid, time-boxed HTTP access gateway. Its settings are environment variables; see README.md."""
 
 
-for _group in (cli_operations.ledger, cli_operations.audit, cli_operations.user, cli_operations.token, cli_mail.mail):
+for _group in (
+    cli_backups.backup,
+    cli_operations.ledger,
+    cli_operations.audit,
+    cli_operations.user,
+    cli_operations.token,
+    cli_mail.mail,
+):
     main.add_command(_group)
 
 
@@ -157,7 +161,7 @@ def migrate_status(as_json: bool) -> None:
         click.echo(json.dumps({"migrations": documents}, indent=2))
     else:
         rows = [(each.state, each.id, at or "") for each, at in zip(status, times, strict=True)]
-        _print_table(("state", "migration", "applied at"), rows)
+        print_table(("state", "migration", "applied at"), rows)
 
 
 @migrate.command("check")
@@ -226,18 +230,5 @@ def doctor(as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         rows = [(each.verdict, each.name, each.detail, each.fix) for each in findings]
-        _print_table(("", "check", "found", "fix"), rows)
+        print_table(("", "check", "found", "fix"), rows)
     raise SystemExit(1 if failed else 0)
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on a terminal; in a pipe, lines whose fields are divided by tabs."""
-    console = Console()
-    if not console.is_terminal:
-        for row in rows:
-            click.echo("\t".join(row))
-        return
-    table = Table(*header, box=None, pad_edge=False)
-    for first, *rest in rows:
-        table.add_row(Text(first, style=_STYLES.get(first, "")), *map(Text, rest))
-    console.print(table)

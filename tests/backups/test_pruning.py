@@ -10,9 +10,11 @@ from uuid import uuid4
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from tests.support.s3_faults import Fault, FaultyS3
 from tests.support.serving import ROOT
+from workers.jobs.backups import prune_backups
 from zenzefi.backups.errors import Locked
 from zenzefi.backups.findings import FACT
 from zenzefi.backups.locks import exclusive_run
@@ -147,7 +149,11 @@ async def test_a_backup_of_the_future_freezes_everything_but_unfinished_uploads(
     (problem,) = report.problems
     assert "nothing was pruned" in problem
     assert backups[-1] in problem
-    assert "0 deleted, 11 kept, 0 refused, frozen: the backup " in report.summary
+    with capture_logs() as logged:
+        summary = await prune_backups(backup_ctx)
+    assert "0 deleted, 11 kept, 0 refused, frozen: the backup " in summary
+    (logged_problem,) = (line["problem"] for line in logged if line["log_level"] == "error")
+    assert "nothing was pruned" in logged_problem
 
 
 async def test_what_cannot_be_read_or_deleted_stays_and_is_reported(

@@ -82,10 +82,15 @@ async def prune(ctx: Context, *, dry_run: bool = False, stale_after: timedelta =
         if dry_run:
             return await _prune_all(ctx, repository, run=None, stale_after=stale_after)
         async with exclusive_run(ctx) as run:
-            report = await _prune_all(ctx, repository, run=run, stale_after=stale_after)
+            return await _prune_all(ctx, repository, run=run, stale_after=stale_after)
+
+
+async def prune_and_log(ctx: Context) -> str:
+    """Prune where nobody reads the report: its problems become errors in the log, and one line comes back."""
+    report = await prune(ctx)
     for problem in report.problems:
         log.error("backup_pruning_problem", problem=problem)
-    return report
+    return report.summary
 
 
 async def _prune_all(ctx: Context, repository: Repository, *, run: Run | None, stale_after: timedelta) -> Report:

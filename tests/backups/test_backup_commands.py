@@ -1,0 +1,96 @@
+"""The commands, run as people and timers run them: what is printed in a pipe, and what the exit codes say."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+
+import pyrage
+import pytest
+
+from tests.support.serving import ROOT
+from zenzefi.backups.locks import exclusive_run
+from zenzefi.backups.repository import Repository
+from zenzefi.context import Context
+
+_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
+
+
+async def _run(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "zenzefi", "backup", *arguments],
+        env={name: os.environ[name] for name in _KEPT if name in os.environ} | env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+async def test_a_backup_is_made_listed_and_kept_and_a_pipe_gets_nothing_else(
+    backup_env: dict[str, str], repository: Repository
+) -> None:
+    made = await _run("now", env=backup_env)
+    (backup_id,) = await repository.ids()
+    assert (made.returncode, made.stdout, made.stderr) == (0, f"{backup_id}\n", "")
+    await repository.mark_verified(backup_id, at=(await repository.get(backup_id)).finished_at)
+    torn = "20200101T030000Z-0123456789ab"
+    await repository.client.put_object(Bucket=repository.bucket, Key=repository.manifest_key(torn), Body=b"{")
+
+    plain, as_json, pruned = await asyncio.gather(
+        _run("list", env=backup_env | {"POSTGRES_PORT": "1"}),
+        _run("list", "--json", env=backup_env),
+        _run("prune", env=backup_env),
+    )
+
+    assert plain.stderr == as_json.stderr == ""
+    lines = [line.split("\t") for line in plain.stdout.splitlines()]
+    assert [line[:2] for line in lines] == [["verified", backup_id], ["unreadable", torn]]
+    documents = json.loads(as_json.stdout)["backups"]
+    manifest = await repository.get(backup_id)
+    assert (documents[0]["sha256"], documents[0]["rows"]) == (manifest.sha256, manifest.proof.rows)
+    assert documents[0]["verified_at"].endswith("Z")
+    assert documents[0].keys() == documents[1].keys()
+    assert pruned.returncode == 1, "somebody must look at the unreadable one"
+    assert pruned.stdout == f"kept\t{backup_id}\tthe newest verified\n"
+    assert f"the manifest of {torn} cannot be read; it stays.\n" in pruned.stderr
+
+
+@pytest.mark.parametrize("missing", [{"S3_BUCKET": ""}, {"S3_BUCKET": "nobodys"}, {"BACKUP_RECIPIENTS": ""}])
+async def test_without_a_repository_the_code_is_10(backup_env: dict[str, str], missing: dict[str, str]) -> None:
+    finished = await _run("now", env=backup_env | missing)
+
+    assert (finished.returncode, finished.stdout) == (10, "")
+    assert finished.stderr.count("\n") == 1
+    assert "nobodys" in finished.stderr or next(iter(missing)) in finished.stderr
+
+
+async def test_while_another_run_has_the_lock_the_code_is_11(backup_env: dict[str, str], backup_ctx: Context) -> None:
+    async with exclusive_run(backup_ctx):
+        now, prune, dry = await asyncio.gather(
+            *(_run(*words, env=backup_env) for words in (["now"], ["prune"], ["prune", "--dry-run"]))
+        )
+
+    assert (now.returncode, prune.returncode, dry.returncode) == (11, 11, 0)
+    assert "pg_terminate_backend" in now.stderr
+
+
+async def test_a_key_pair_is_made_in_the_form_that_age_and_the_settings_read() -> None:
+    made = await _run("key", env={})
+    recipient = made.stdout.splitlines()[1].removeprefix("# public key: ")
+    (identity,) = (line for line in made.stdout.splitlines() if not line.startswith("#"))
+    assert str(pyrage.x25519.Identity.from_str(identity).to_public()) == recipient
+    assert identity not in made.stderr
+
+    shown, wrong = await asyncio.gather(
+        _run("key", env={"BACKUP_RECIPIENTS": f"{recipient},age1other", "BACKUP_IDENTITY": made.stdout}),
+        _run("key", env={"BACKUP_RECIPIENTS": recipient, "BACKUP_IDENTITY": "AGE-SECRET-KEY-1NO"}),
+    )
+
+    first, second = shown.stdout.splitlines()
+    assert first.split("\t")[1:] == [recipient, "BACKUP_IDENTITY opens it"]
+    assert second.split("\t")[1:] == ["age1other"]
+    assert identity not in shown.stdout
+    assert (wrong.returncode, wrong.stdout.count("\n")) == (12, 0)

@@ -1,0 +1,27 @@
+"""Tables for people, and the same as plain lines for programs."""
+
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_STYLES = {
+    **dict.fromkeys(("ok", "applied", "verified"), "green"),
+    **dict.fromkeys(("warn", "pending", "unverified"), "yellow"),
+    **dict.fromkeys(("fail", "edited", "failed", "unreadable"), "red"),
+}
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on a terminal; in a pipe, lines whose fields are divided by tabs."""
+    console = Console()
+    if not console.is_terminal:
+        for row in rows:
+            click.echo("\t".join(row))
+        return
+    table = Table(*header, box=None, pad_edge=False)
+    for first, *rest in rows:
+        table.add_row(Text(first, style=_STYLES.get(first, "")), *map(Text, rest))
+    console.print(table)
