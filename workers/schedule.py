@@ -61,6 +61,11 @@ def schedule(settings: Settings) -> list[Line]:
                 timeout=timedelta(hours=2),
             ),
         ),
+        # Each backup is verified as soon as it is made; this one tries what was missed, when no other run is likely.
+        only_if(
+            backup.identity and settings.s3.bucket,
+            daily(Job.VERIFY_BACKUP, backups.verify_backup, at=time(13, 33), timeout=HALF_A_DAY),
+        ),
     ]
 
 

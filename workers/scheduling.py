@@ -17,6 +17,7 @@ from arq.worker import Retry
 
 from workers import outcomes
 from workers.timetable import Daily, Every, Timetable
+from zenzefi.backups.errors import Locked
 from zenzefi.context import Context
 from zenzefi.errors import JsonValue, Unavailable
 from zenzefi.infra import tracing
@@ -39,6 +40,7 @@ _RETRY_DEFER_S: Final = 5
 # What passes by itself: the same run may succeed a little later.
 _TRANSIENT: Final = (
     Unavailable,
+    Locked,  # by another run of the backups
     asyncpg.LockNotAvailableError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,

@@ -113,9 +113,21 @@ async def _read(repository: Repository, manifest: Manifest, tell: Tell) -> Async
             yield piece
 
 
+async def find_untried(ctx: Context) -> str | None:
+    """The newest backup that was not tried yet, by name."""
+    async with open_repository(ctx.storage, ctx.settings.backup) as repository:
+        manifest = await _find_untried(repository)
+    return manifest.id if manifest else None
+
+
 async def _choose(repository: Repository, backup_id: str | None) -> Manifest:
-    if backup_id is not None:
-        return await repository.get(backup_id)
+    manifest = await (_find_untried(repository) if backup_id is None else repository.get(backup_id))
+    if manifest is None:
+        raise BackupNotFound("There is no backup that was not verified yet.")
+    return manifest
+
+
+async def _find_untried(repository: Repository) -> Manifest | None:
     for candidate in await repository.ids():
         try:
             manifest = await repository.get(candidate)
@@ -123,7 +135,7 @@ async def _choose(repository: Repository, backup_id: str | None) -> Manifest:
             continue  # a damaged manifest counts as a failed backup by itself
         if manifest.verification.state is VerificationState.UNVERIFIED:
             return manifest
-    raise BackupNotFound("There is no backup that was not verified yet.")
+    return None
 
 
 async def _try(ctx: Context, repository: Repository, manifest: Manifest, *, tell: Tell) -> str | None:
