@@ -14,6 +14,7 @@ from zenzefi.health.routes import ROUTES as HEALTH_ROUTES
 from zenzefi.infra import tracing
 from zenzefi.infra.instruments import ROUTE
 from zenzefi.ratelimit.middleware import limit, limiter_lifecycle
+from zenzefi.rollups.routes import ROUTES as USAGE_ROUTES
 from zenzefi.wallet.mock_payment_routes import MOCK_PAGE_ROUTES
 from zenzefi.wallet.payment_routes import ROUTES as PAYMENT_ROUTES
 from zenzefi.wallet.providers import offers_mock_payment
@@ -33,6 +34,7 @@ ROUTES: tuple[web.RouteDef, ...] = (
     *PAYMENT_ROUTES,
     *ACCESS_ROUTES,
     *GATEWAY_ROUTES,
+    *USAGE_ROUTES,
     *HEALTH_ROUTES,
     *ADMIN_ROUTES,
 )
