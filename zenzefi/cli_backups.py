@@ -55,6 +55,22 @@ def backup_list(as_json: bool) -> None:
     print_table([name.replace("_", " ") for name in columns], rows)
 
 
+@backup.command("verify")
+@click.argument("backup_id", metavar="[ID]", required=False)
+def backup_verify(backup_id: str | None) -> None:
+    """Restore backup ID, or the newest that was not tried yet, beside the database, compare all of it, and mark it.
+
+    Needs BACKUP_IDENTITY, and a login that may make databases. Exit code 1 when it is not what was backed up.
+    """
+    from zenzefi.backups.verification import verify
+
+    async def check(ctx: "Context") -> "Manifest":
+        with _showing_progress() as tell:
+            return await verify(ctx, backup_id=backup_id, progress=tell)
+
+    click.echo(f"{_run(check).id} is what was backed up.")
+
+
 @backup.command("prune")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
 def backup_prune(dry_run: bool) -> None:
@@ -127,7 +143,7 @@ def _run(use_case: Callable[["Context"], Awaitable[T]]) -> T:
     try:
         return asyncio.run(run())
     except asyncio.CancelledError:
-        raise click.ClickException("It was told to end, and nothing of it was published.") from None
+        raise click.ClickException("It was told to end, and published nothing more.") from None
 
 
 @asynccontextmanager

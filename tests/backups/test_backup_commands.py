@@ -10,6 +10,7 @@ import pyrage
 import pytest
 
 from tests.support.serving import ROOT
+from zenzefi.backups.encryption import make_identity
 from zenzefi.backups.locks import exclusive_run
 from zenzefi.backups.repository import Repository
 from zenzefi.context import Context
@@ -29,13 +30,19 @@ async def _run(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedPro
     )
 
 
-async def test_a_backup_is_made_listed_and_kept_and_a_pipe_gets_nothing_else(
+async def test_a_backup_is_made_verified_listed_and_kept_and_a_pipe_gets_nothing_else(
     backup_env: dict[str, str], repository: Repository
 ) -> None:
     made = await _run("now", env=backup_env)
     (backup_id,) = await repository.ids()
     assert (made.returncode, made.stdout, made.stderr) == (0, f"{backup_id}\n", "")
-    await repository.mark_verified(backup_id, at=(await repository.get(backup_id)).finished_at)
+    other = make_identity()[0]
+    wrong = await _run("verify", env=backup_env | {"BACKUP_IDENTITY": other})
+    assert (wrong.returncode, wrong.stdout) == (12, "")
+    assert not (await repository.get(backup_id)).is_verified
+    verified = await _run("verify", env=backup_env)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    assert verified.stdout == f"{backup_id} is what was backed up.\n"
     torn = "20200101T030000Z-0123456789ab"
     await repository.client.put_object(Bucket=repository.bucket, Key=repository.manifest_key(torn), Body=b"{")
 
