@@ -11,11 +11,15 @@ import pytest
 import structlog
 
 from tests.support.people import Person, register
+from tests.support.s3_faults import FaultyS3
 from tests.support.servers import SECRET_KEY, Cluster, ClusterKeeper, valkey
 from tests.support.serving import Served, serve
 from zenzefi.context import Context, open_context
+from zenzefi.devstack.seaweedfs import EmbeddedSeaweedFS
 from zenzefi.devstack.upstream import run_upstream
 from zenzefi.settings import Settings
+
+BUCKET = "zenzefi-tests"
 
 _KEEPER = pytest.StashKey[ClusterKeeper]()
 
@@ -83,6 +87,24 @@ async def upstream_url() -> AsyncIterator[str]:
     """The demo upstream, a real HTTP server."""
     async with run_upstream() as port:
         yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSeaweedFS]:
+    """An S3 server with one bucket."""
+    server = EmbeddedSeaweedFS(tmp_path_factory.mktemp("seaweedfs"), bucket=BUCKET)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(timeout_s=1.0)
+
+
+@pytest.fixture
+async def faults(seaweedfs: EmbeddedSeaweedFS) -> AsyncIterator[FaultyS3]:
+    """A proxy in front of the S3 server."""
+    async with FaultyS3(seaweedfs.endpoint_url).run() as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

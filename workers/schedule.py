@@ -45,6 +45,7 @@ def schedule(settings: Settings) -> list[Line]:
         daily(Job.MAKE_PARTITIONS, database.make_partitions, at=time(3, 37), at_start=True),
         daily(Job.INSPECT_LEDGER, wallet.inspect_ledger, at=time(2, 52), timeout=timedelta(hours=2)),
         daily(Job.VERIFY_AUDIT_LOG, audit.verify_audit_log, at=time(2, 12), timeout=timedelta(hours=8)),
+        daily(Job.ARCHIVE_AUDIT_LOG, audit.archive_audit_log, at=time(1, 32), timeout=HALF_A_DAY),
         only_if(
             backup.recipients and settings.s3.bucket,
             daily(

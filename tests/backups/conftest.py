@@ -1,6 +1,6 @@
-"""A real S3 server for this worker, a key pair, and a repository for each test."""
+"""A key pair, and a repository for each test."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
@@ -13,19 +13,6 @@ from zenzefi.context import Context, open_context
 from zenzefi.devstack.binaries import find_postgres
 from zenzefi.devstack.seaweedfs import EmbeddedSeaweedFS
 from zenzefi.settings import Settings
-
-BUCKET = "zenzefi-backups"
-
-
-@pytest.fixture(scope="session")
-def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSeaweedFS]:
-    """An S3 server with one bucket."""
-    server = EmbeddedSeaweedFS(tmp_path_factory.mktemp("seaweedfs"), bucket=BUCKET)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop(timeout_s=1.0)
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +32,7 @@ def backup_env(
         "POSTGRES_DB": fresh_database,
         "POSTGRES_BIN": str(find_postgres() / "bin"),
         "S3_ENDPOINT_URL": seaweedfs.endpoint_url,
-        "S3_BUCKET": BUCKET,
+        "S3_BUCKET": seaweedfs.bucket,
         "S3_ACCESS_KEY": seaweedfs.access_key,
         "S3_SECRET_KEY": seaweedfs.secret_key,
         "BACKUP_PREFIX": f"test-{uuid4().hex[:12]}",
@@ -72,13 +59,6 @@ async def repository(backup_ctx: Context) -> AsyncIterator[Repository]:
     """The repository."""
     async with open_repository(backup_ctx.storage, backup_ctx.settings.backup) as opened:
         yield opened
-
-
-@pytest.fixture
-async def faults(seaweedfs: EmbeddedSeaweedFS) -> AsyncIterator[FaultyS3]:
-    """A proxy in front of the S3 server."""
-    async with FaultyS3(seaweedfs.endpoint_url).run() as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.backups.conftest import BUCKET
 from tests.backups.requests import data_get
+from tests.conftest import BUCKET
 from tests.support.s3_faults import Fault, FaultyS3
 from zenzefi.backups.errors import CopyFailed, UploadFailed
 from zenzefi.backups.repository import Repository, open_repository

@@ -1,7 +1,7 @@
 """What an audit row says, and whom it names."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Self
@@ -106,3 +106,24 @@ class AuditReport:
     def is_sound(self) -> bool:
         """Whether everything fits."""
         return not self.faults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedRow:
+    """A row of the log as it goes to an archive, and the hash that its seal has of it, if there is one."""
+
+    entry_id: UUID
+    text: str
+    row_hash: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """A month of the log as an object of S3; size and digest are those of the compressed object."""
+
+    id: UUID
+    month: date
+    object_key: str
+    row_count: int
+    size_bytes: int
+    sha256: bytes

@@ -16,13 +16,14 @@ _NO_HASH: Final = bytes(32)  # what the first seal has in the place of the hash 
 _LOCK_ID: Final = 0x7A6E7A5345414C  # "znzSEAL": one job seals at a time
 
 # One text for each row, whatever the session's time zone and formats are: jsonb has one order of members.
-_ROW_HASH: Final = """
-    sha256(convert_to(jsonb_build_array(
+ROW_TEXT: Final = """
+    jsonb_build_array(
         entry.id, (extract(epoch FROM entry.at) * 1000000)::bigint, entry.actor_kind, entry.actor_user_id, entry.action,
         entry.resource_type, entry.resource_id, entry.before, entry.after, host(entry.ip), entry.user_agent,
         entry.request_id
-    )::text, 'UTF8'))
+    )::text
 """
+_ROW_HASH: Final = f"sha256(convert_to({ROW_TEXT}, 'UTF8'))"
 _SEAL_HASH: Final = """
     sha256(
         seal.previous_hash || int8send(seal.seal_no)
@@ -46,6 +47,10 @@ _SELECT_FAULTS: Final = {
         SELECT sealed.entry_id::text AS subject, format('the row of seal %s is gone', sealed.seal_no) AS detail
         FROM audit_sealed_rows AS sealed LEFT JOIN audit_log AS entry ON entry.id = sealed.entry_id
         WHERE entry.id IS NULL
+            AND NOT EXISTS (
+                SELECT FROM audit_archive_drops AS archived
+                WHERE sealed.entry_id >= archived.first_id AND sealed.entry_id < archived.end_id
+            )
         ORDER BY sealed.entry_id LIMIT $1
     """,
     AuditFaultKind.INSERTED: """

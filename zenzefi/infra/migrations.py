@@ -35,7 +35,15 @@ from zenzefi.infra.migration_backend import (
 from zenzefi.settings import Settings
 
 # Rows of these are history: the application adds to it, and nothing alters it.
-HISTORY_TABLES = ("audit_log", "audit_sealed_rows", "audit_seals", "ledger_postings", "ledger_transactions")
+HISTORY_TABLES = (
+    "audit_archive_drops",
+    "audit_archives",
+    "audit_log",
+    "audit_sealed_rows",
+    "audit_seals",
+    "ledger_postings",
+    "ledger_transactions",
+)
 
 # A long migration of a big table is legitimate, and a process that waits for it has nothing better to do.
 _LOCK_WAIT_S = 600.0
