@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from uuid import UUID
 
 import pytest
 
@@ -142,6 +143,13 @@ async def test_it_is_exact_up_to_the_bound_and_near_the_truth_above(
         "next_check_at = next_check_at + (now() - $1) WHERE status = 'pending'",
         NOW,
     )
+    metered_at = datetime(2026, 11, 23, 7, 30, tzinfo=UTC)
+    batch_id = UUID(int=int(metered_at.timestamp() * 1000) << 80)
+    await filled.execute(
+        "INSERT INTO usage_batches SELECT $1, id, user_id, $2, 'served', 1, 1, 1 FROM access_tokens LIMIT 3",
+        batch_id,
+        metered_at,
+    )
     async with open_context(Settings.from_env({**env, **cluster.settings_env(fresh_database)})) as ctx:
         first = await _census(ctx)
         oldest_s = ctx.now().timestamp() - number(first, "oldest_payment_at")
@@ -158,6 +166,7 @@ async def test_it_is_exact_up_to_the_bound_and_near_the_truth_above(
     ]
     assert first["users"] == HISTORY  # estimated, and exact: the table was just analysed
     assert (first["pending_payments"], first["stuck_payments"]) == (PENDING, STUCK)
+    assert number(first, "oldest_usage_at") == metered_at.timestamp()
     assert oldest_s == pytest.approx(3600, abs=60)
     assert number(first, "database_bytes") > 20_000_000
     assert number(first, "database_max_connections") > number(first, "database_idle") >= 0

@@ -49,7 +49,7 @@ async def test_before_any_job_has_run_nothing_ever_happened(fresh_ctx: Context) 
         assert shown(name) == 0, name
     assert shown("job_last_success_timestamp_seconds", name=Job.BACK_UP_DATABASE) == 0
     assert shown("tokens", state="active") is None
-    assert shown("rollup_lag_seconds") is None
+    assert shown("rollup_lag_seconds") == 0
     assert shown("dependency_up", dependency="upstream") is None
     for dependency in ("database", "redis", "queue"):
         assert shown("dependency_up", dependency=dependency) == 1
@@ -61,7 +61,6 @@ async def test_what_was_found_is_shown_however_long_ago(fresh_ctx: Context) -> N
     JOB_PERIOD.labels(Job.PRUNE_BACKUPS.value).set(86_400)
     inspected_at = await put(fresh_ctx, "ledger", {"imbalance": "-0.01", "faults": 2}, age=timedelta(days=3))
     verified_at = await put(fresh_ctx, "audit", {"faults": 1}, age=timedelta(days=2))
-    await put(fresh_ctx, "rollups", {"lag_s": 30.0}, age=timedelta(seconds=100))
     backups: JsonObject = {
         "last_success": 1_000.5,
         "last_verified": None,
@@ -71,7 +70,11 @@ async def test_what_was_found_is_shown_however_long_ago(fresh_ctx: Context) -> N
         "failed_verifications": 2,
     }
     await put(fresh_ctx, "backups", backups)
-    census: JsonObject = {"active_tokens": 7, "oldest_payment_at": fresh_ctx.now().timestamp() - 60}
+    census: JsonObject = {
+        "active_tokens": 7,
+        "oldest_payment_at": fresh_ctx.now().timestamp() - 60,
+        "oldest_usage_at": 1,
+    }
     taken_at = await put(fresh_ctx, "gauges", census, age=timedelta(hours=1))
     await outcomes.keep(fresh_ctx, Job.PRUNE_BACKUPS, succeeded=True, result=3, duration_s=1.0)
     done_at = fresh_ctx.now().timestamp()
@@ -83,13 +86,13 @@ async def test_what_was_found_is_shown_however_long_ago(fresh_ctx: Context) -> N
     assert shown("ledger_inspected_timestamp_seconds") == pytest.approx(inspected_at)
     assert shown("audit_faults") == 1
     assert shown("audit_verified_timestamp_seconds") == pytest.approx(verified_at)
-    assert shown("rollup_lag_seconds") == pytest.approx(130, abs=10)
     assert shown("backup_last_success_timestamp_seconds") == 1_000.5
     assert shown("backup_last_verified_timestamp_seconds") == 0
     assert shown("backup_last_size_bytes") == 2**40
     assert (shown("backups", state="sound"), shown("backups", state="failed")) == (7, 2)
     assert shown("tokens", state="active") == 7
     assert shown("tokens", state="unused") is None, "a snapshot without it says nothing of it"
+    assert shown("rollup_lag_seconds") == pytest.approx(fresh_ctx.now().timestamp() - 1, abs=10)
     assert shown("payment_oldest_pending_age_seconds") == pytest.approx(60, abs=10)
     assert shown("snapshot_timestamp_seconds") == pytest.approx(taken_at)
     assert shown("job_last_success_timestamp_seconds", name=Job.PRUNE_BACKUPS) == pytest.approx(done_at, abs=1)

@@ -38,6 +38,7 @@ async def take_census(ctx: Context) -> str:
             **await _count_people(conn),
             **await _count_payments(conn, ctx),
             **await _count_mails(conn, ctx),
+            **await _find_usage(conn),
             **await _look_at_database(conn),
             **redis,
         }
@@ -85,6 +86,12 @@ async def _count_payments(conn: Connection, ctx: Context) -> dict[str, JsonValue
 async def _count_mails(conn: Connection, ctx: Context) -> dict[str, JsonValue]:
     due, oldest_at = await mail.outbox_state(conn, now=ctx.now())
     return {"outbox_mails": due, "oldest_mail_at": None if oldest_at is None else oldest_at.timestamp()}
+
+
+async def _find_usage(conn: Connection) -> dict[str, JsonValue]:
+    batch_id = await queries.find_oldest_batch(conn)
+    # RFC 9562, section 5.7: milliseconds since 1970.
+    return {"oldest_usage_at": None if batch_id is None else (batch_id.int >> 80) / 1000}
 
 
 async def _look_at_database(conn: Connection) -> dict[str, JsonValue]:

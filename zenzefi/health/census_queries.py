@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, cast
+from uuid import UUID
 
 from zenzefi.infra.db import Connection
 
@@ -136,6 +137,11 @@ async def find_pending_payments(
     )
     assert row is not None
     return PendingPayments(pending=row["pending"], stuck=row["stuck"], oldest_at=row["oldest_at"])
+
+
+async def find_oldest_batch(conn: Connection) -> UUID | None:
+    """The oldest batch of usage that is not rolled up: its id tells when it was metered. None when all are."""
+    return cast(UUID | None, await conn.fetchval("SELECT batch_id FROM usage_batches ORDER BY batch_id LIMIT 1"))
 
 
 async def get_database_size(conn: Connection) -> int:

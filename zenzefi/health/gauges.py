@@ -55,6 +55,13 @@ _CENSUS: Final[dict[str, tuple[Metric[Gauge], tuple[str, ...]]]] = {
     "redis_max_clients": (state.REDIS_MAX_CLIENTS, ()),
 }
 
+# Its instants, which are shown as ages.
+_CENSUS_AGES: Final = {
+    "oldest_payment_at": state.PAYMENT_OLDEST_AGE,
+    "oldest_mail_at": state.OUTBOX_OLDEST_AGE,
+    "oldest_usage_at": state.ROLLUP_LAG,
+}
+
 log = structlog.get_logger(__name__)
 
 
@@ -93,9 +100,6 @@ def show(known: Facts, *, now: datetime) -> None:
     _show_backups(known)
     at, looked = known.get(service.FACT, (now, {}))
     _show_up("upstream", _number(looked, "upstream") if now - at < _UPSTREAM_LOOK_LIFETIME else _UNKNOWN)
-    at, rolled_up = known.get("rollups", (now, {}))
-    # What has been metered since then is not rolled up either, if the job has not come since.
-    state.ROLLUP_LAG.labels().set(_number(rolled_up, "lag_s") + (now - at).total_seconds())
 
 
 def _show_jobs(known: Facts) -> None:
@@ -109,7 +113,7 @@ def _show_census(known: Facts, *, now: datetime) -> None:
     state.SNAPSHOT_TAKEN.labels().set(0.0 if at is None else at.timestamp())
     for key, (metric, labels) in _CENSUS.items():
         metric.labels(*labels).set(_number(counted, key))
-    for key, age in (("oldest_payment_at", state.PAYMENT_OLDEST_AGE), ("oldest_mail_at", state.OUTBOX_OLDEST_AGE)):
+    for key, age in _CENSUS_AGES.items():
         age.labels().set(max(0.0, now.timestamp() - _number(counted, key, never=now.timestamp())))
 
 

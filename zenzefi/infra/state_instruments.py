@@ -77,7 +77,8 @@ BACKUPS: Final = REGISTRY.gauge(
 )
 
 ROLLUP_LAG: Final = REGISTRY.gauge(
-    "zenzefi_rollup_lag_seconds", "How far the sums of usage by hour and day are behind what was metered"
+    "zenzefi_rollup_lag_seconds",
+    "For how long the oldest usage has waited to be summed up by hour and day; 0 if none waits",
 )
 OUTBOX_PENDING: Final = REGISTRY.gauge("zenzefi_outbox_mails", "Mails in the outbox that are due")
 OUTBOX_OLDEST_AGE: Final = REGISTRY.gauge(
