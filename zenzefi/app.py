@@ -6,6 +6,7 @@ from zenzefi.access.routes import ROUTES as ACCESS_ROUTES
 from zenzefi.accounts.routes import ROUTES as ACCOUNTS_ROUTES
 from zenzefi.accounts.service import find_identity
 from zenzefi.admin.routes import ROUTES as ADMIN_ROUTES
+from zenzefi.backups.routes import ROUTES as BACKUP_ROUTES
 from zenzefi.context import Context
 from zenzefi.gateway.routes import ROUTES as GATEWAY_ROUTES
 from zenzefi.gateway.routes import gateway_lifecycle
@@ -37,6 +38,7 @@ ROUTES: tuple[web.RouteDef, ...] = (
     *USAGE_ROUTES,
     *HEALTH_ROUTES,
     *ADMIN_ROUTES,
+    *BACKUP_ROUTES,
 )
 
 

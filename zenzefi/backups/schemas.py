@@ -31,6 +31,12 @@ class BackupListSchema(Schema):
     items = fields.List(fields.Nested(BackupSchema), required=True)
 
 
+class BackupRequestSchema(Schema):
+    """A backup that was asked for."""
+
+    job_id = fields.String(required=True)
+
+
 _BACKUP = BackupSchema()
 
 

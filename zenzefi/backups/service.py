@@ -23,6 +23,7 @@ from zenzefi.backups.proof import take_proof
 from zenzefi.backups.repository import Repository, open_repository
 from zenzefi.backups.upload import MultipartUpload, Uploaded, first_part_size, upload
 from zenzefi.context import Context
+from zenzefi.settings import Settings
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -52,10 +53,7 @@ async def back_up(ctx: Context, *, progress: Tell | None = None) -> Manifest:
     """
     settings = ctx.settings.backup
     tell = progress or _tell_nobody
-    if not settings.recipients:
-        raise NoRepository(
-            "BACKUP_RECIPIENTS is not set: there is nobody to encrypt for. Make a key: zenzefi backup key"
-        )
+    require_setup(ctx.settings)
     async with open_repository(ctx.storage, settings) as repository, exclusive_run(ctx) as run:
         manifest = await _make(ctx, repository, run, tell=tell)
         async with run.publishing():
@@ -71,6 +69,20 @@ async def back_up(ctx: Context, *, progress: Tell | None = None) -> Manifest:
         if settings.copy is not None:
             await copy_backup(repository, manifest, store=settings.copy, settings=settings, tell=tell)
     return manifest
+
+
+def require_setup(settings: Settings) -> None:
+    """Look whether the settings name what a backup needs; nothing is connected.
+
+    Raises:
+        NoRepository: there is no bucket, or nobody to encrypt for.
+    """
+    if not settings.backup.recipients:
+        raise NoRepository(
+            "BACKUP_RECIPIENTS is not set: there is nobody to encrypt for. Make a key: zenzefi backup key"
+        )
+    if not settings.s3.bucket:
+        raise NoRepository("S3_BUCKET is not set: there is nowhere to keep backups.")
 
 
 async def _make(ctx: Context, repository: Repository, run: Run, *, tell: Tell) -> Manifest:
