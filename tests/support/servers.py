@@ -76,6 +76,7 @@ class Cluster:
         connection = await self.connect()
         try:
             await connection.execute(f"CREATE ROLE {self.owner} LOGIN CREATEDB CREATEROLE PASSWORD '{PASSWORD}'")
+            await connection.execute(f"GRANT pg_signal_backend TO {self.owner}")
             await connection.execute(f"CREATE ROLE {self.app} LOGIN PASSWORD '{PASSWORD}'")
             # The group role may be there already, made by another run: its new owner needs to grant it.
             if await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = 'zenzefi_app'"):

@@ -9,6 +9,7 @@ from zenzefi.backups import queries
 from zenzefi.backups.connections import DirectConnection, open_direct
 from zenzefi.backups.errors import Locked, Superseded
 from zenzefi.context import Context
+from zenzefi.settings import Settings
 
 _LOCK_KEY = 0x7A6E7A62616B  # "znzbak": any constant that nothing else in the database uses
 
@@ -46,13 +47,20 @@ async def exclusive_run(ctx: Context) -> AsyncIterator[Run]:
         Locked: another run holds the lock; the message says since when.
         DatabaseUnavailable: the database cannot be reached.
     """
-    async with open_direct(ctx.settings) as connection:
-        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
-            raise Locked(await _describe_holder(connection))
+    async with only_run(ctx.settings):
         run = Run(id=ctx.new_id(), ctx=ctx)
         async with ctx.transaction() as conn:
             await queries.update_fence(conn, run_id=run.id, now=ctx.now())
         yield run
+
+
+@asynccontextmanager
+async def only_run(settings: Settings) -> AsyncIterator[None]:
+    """Hold the lock alone, for what publishes nothing; raises as `exclusive_run`."""
+    async with open_direct(settings) as connection:
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
+            raise Locked(await _describe_holder(connection))
+        yield
 
 
 async def _describe_holder(connection: DirectConnection) -> str:

@@ -41,7 +41,7 @@ async def verify(ctx: Context, *, backup_id: str | None = None, progress: Tell |
     async with open_repository(ctx.storage, settings) as repository, exclusive_run(ctx) as run:
         manifest = await _choose(repository, backup_id)
         require_key(ctx.settings, manifest)
-        reason = await _try(ctx, repository, manifest, tell=progress or _tell_nobody)
+        reason = await _try(ctx, repository, manifest, tell=progress or tell_nobody)
         async with run.publishing():
             if reason is None:
                 marked = await repository.mark_verified(manifest.id, at=ctx.now())
@@ -148,5 +148,5 @@ async def _try(ctx: Context, repository: Repository, manifest: Manifest, *, tell
     return None
 
 
-def _tell_nobody(progress: Progress) -> None:
+def tell_nobody(progress: Progress) -> None:
     """Take progress that nobody asked for."""

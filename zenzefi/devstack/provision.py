@@ -23,6 +23,8 @@ def provision_database(superuser_dsn: str, settings: Settings) -> None:
     try:
         with psycopg.connect(superuser_dsn, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S) as connection:
             _make_login(connection, owner, settings.postgres_owner_password, "CREATEDB CREATEROLE")
+            grant = sql.SQL("GRANT pg_signal_backend TO {}")  # restoring ends the sessions of what it replaces
+            connection.execute(grant.format(sql.Identifier(owner)))
             if app != owner:
                 _make_login(connection, app, settings.postgres_password, "NOCREATEDB NOCREATEROLE")
             name = settings.postgres_db
