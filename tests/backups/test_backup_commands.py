@@ -5,10 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pyrage
 import pytest
 
+from tests.backups.requests import part
+from tests.support.s3_faults import Fault, FaultyS3
 from tests.support.serving import ROOT
 from zenzefi.backups.encryption import make_identity
 from zenzefi.backups.locks import exclusive_run
@@ -101,3 +104,25 @@ async def test_a_key_pair_is_made_in_the_form_that_age_and_the_settings_read() -
     assert second.split("\t")[1:] == ["age1other"]
     assert identity not in shown.stdout
     assert (wrong.returncode, wrong.stdout.count("\n")) == (12, 0)
+
+
+async def test_sigterm_ends_a_backup_in_order(
+    backup_env: dict[str, str], repository: Repository, faults: FaultyS3
+) -> None:
+    held = faults.inject(Fault.HOLD, part(1))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "zenzefi", "backup", "now"),
+        env={**os.environ, **backup_env, "S3_ENDPOINT_URL": faults.url},
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(50):
+        await held.met.wait()
+    process.terminate()
+    output, errors = await process.communicate()
+
+    assert (process.returncode, output) == (1, b"")
+    assert b"It was told to end" in errors
+    assert await repository.sweep_uploads(older_than=timedelta(0)) == 0, "it aborted its upload"
+    assert await repository.ids() == []
