@@ -4,10 +4,10 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +17,7 @@ from zenzefi.upkeep_settings import BackupSettings, UpkeepReader
 if TYPE_CHECKING:
     from zenzefi.backups.models import Manifest, Progress, Tell
     from zenzefi.backups.pruning import Pruned
+    from zenzefi.backups.restoring import Restored
     from zenzefi.context import Context
 
 T = TypeVar("T")
@@ -69,6 +70,42 @@ def backup_verify(backup_id: str | None) -> None:
             return await verify(ctx, backup_id=backup_id, progress=tell)
 
     click.echo(f"{_run(check).id} is what was backed up.")
+
+
+@backup.command("restore")
+@click.argument("backup_id", metavar="[ID]", required=False)
+@click.option("--swap-in", "name", metavar="DATABASE", help="Restore nothing; swap in what was restored or replaced.")
+@click.option("--yes", is_flag=True, help="Put it in the live database's place.")
+def backup_restore(backup_id: str | None, name: str | None, yes: bool) -> None:
+    """Restore backup ID, or the newest verified one, into a new database and compare all of it.
+
+    With --yes it takes the live database's place, which is kept under another name. Needs no live database.
+    """
+    from zenzefi.backups.restoring import restore, swap_in
+
+    if name is not None and (backup_id is not None or not yes):
+        raise click.UsageError("--swap-in takes no ID, and replaces the live database: add --yes.")
+    settings = _settings()
+
+    async def work() -> "Restored":
+        async with _cancelled_by_sigterm():
+            if name is not None:
+                return await swap_in(settings, name=name)
+            with _showing_progress() as tell:
+                return await restore(settings, backup_id=backup_id, swap=yes, progress=tell)
+
+    _print_restored(_finish(work()))
+
+
+def _print_restored(restored: "Restored") -> None:
+    click.echo(restored.database)
+    if not restored.is_live:
+        click.echo(
+            f"It is equal to the backup. To use it: zenzefi backup restore --swap-in {restored.database} --yes",
+            err=True,
+        )
+    elif restored.replaced is not None:
+        click.echo(f"To undo it: zenzefi backup restore --swap-in {restored.replaced} --yes", err=True)
 
 
 @backup.command("prune")
@@ -140,8 +177,12 @@ def _run(use_case: Callable[["Context"], Awaitable[T]]) -> T:
         async with _cancelled_by_sigterm(), open_context(settings) as ctx:
             return await use_case(ctx)
 
+    return _finish(run())
+
+
+def _finish(work: Coroutine[Any, Any, T]) -> T:
     try:
-        return asyncio.run(run())
+        return asyncio.run(work)
     except asyncio.CancelledError:
         raise click.ClickException("It was told to end, and published nothing more.") from None
 

@@ -96,7 +96,7 @@ async def swap_in(settings: Settings, *, name: str) -> Restored:
         renames = ([(live, aside)] if aside else []) + [(name, live)]
         async with _ending_sessions(settings, [live, name]):
             await _rename(connection, renames)
-    log.warning("database_swapped_in", database=name, replaced=aside)
+    log.info("database_swapped_in", database=name, replaced=aside)
     return Restored(database=live, replaced=aside, is_live=True)
 
 
