@@ -78,11 +78,14 @@ async def _change(settings: Settings, statement: str) -> None:
         await connection.execute(statement)
 
 
-async def test_a_swap_under_clients_and_back(backup_ctx: Context, cluster: Cluster) -> None:
+async def test_a_swap_under_clients_and_back(backup_ctx: Context, repository: Repository, cluster: Cluster) -> None:
     settings, live = backup_ctx.settings, backup_ctx.settings.postgres_db
     made = await back_up(backup_ctx)
     await verify(backup_ctx)  # and so facts has one row by now, which it had not in the backup
     await _change(settings, "INSERT INTO public.facts (name, document, at) VALUES ('later', '{}', now())")
+
+    torn = repository.manifest_key("20990101T030000Z-0123456789ab")
+    await repository.client.put_object(Bucket=repository.bucket, Key=torn, Body=b"{")
 
     beside = await restore(settings)
     async with _clients(cluster, live) as clients:

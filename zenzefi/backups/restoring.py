@@ -14,7 +14,7 @@ import asyncpg
 import structlog
 
 from zenzefi.backups.connections import DirectConnection, open_direct
-from zenzefi.backups.errors import BackupNotFound, RestoreFailed
+from zenzefi.backups.errors import BackupDamaged, BackupNotFound, RestoreFailed
 from zenzefi.backups.locks import only_run
 from zenzefi.backups.models import Manifest, Tell
 from zenzefi.backups.repository import Repository, open_repository
@@ -171,7 +171,9 @@ async def _locked(settings: Settings) -> AsyncIterator[None]:
 
 
 async def _find_newest_verified(repository: Repository) -> Manifest:
-    async for manifest in repository.manifests():
-        if manifest.is_verified:
-            return manifest
+    for backup_id in await repository.ids():
+        with suppress(BackupDamaged, BackupNotFound):  # an unreadable manifest must not be in the way of a good one
+            manifest = await repository.get(backup_id)
+            if manifest.is_verified:
+                return manifest
     raise BackupNotFound("No backup is verified. Name the one to restore; it is compared before it can be used.")
