@@ -9,6 +9,7 @@ from deploy.checks.alertmanager import check_alertmanager
 from deploy.checks.dashboards import check_dashboards
 from deploy.checks.failures import CheckFailed
 from deploy.checks.metrics import check_metric_names
+from deploy.checks.monitoring import check_monitoring
 from deploy.checks.rules import check_alerts, check_rules
 from deploy.checks.text import check_yaml
 
@@ -20,6 +21,7 @@ CHECKS: Final[Mapping[str, Callable[[], None]]] = {
     "metric-names": check_metric_names,
     "rules": check_rules,
     "alertmanager": check_alertmanager,
+    "monitoring": check_monitoring,
 }
 
 

@@ -46,6 +46,11 @@ def ensure(package: str, *, binary: str) -> Path:
     return found
 
 
+def packaged(path: str) -> Path:
+    """Where a file of an unpacked package is; `path` is where it would be if that was installed."""
+    return _tree() / path.removeprefix("/")
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables to run such a program with: it finds the libraries and programs that were unpacked beside it."""
     tree = _tree()
@@ -56,6 +61,19 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         **({"LD_LIBRARY_PATH": os.pathsep.join(libraries)} if libraries else {}),
         **(extra or {}),
     }
+
+
+def relocate(program: Path, *, built_in: str, into: Path) -> Path:
+    """A copy of a program that looks for the files of its package in the folder that it is run in, which is `into`.
+
+    For a program with the name of a folder built in that only exists where its package is installed. In its place
+    stands the present folder, written in as many letters, for a program cannot bear another number of them.
+    """
+    here = ("./" * len(built_in))[: len(built_in)]
+    copy = into / program.name
+    copy.write_bytes(program.read_bytes().replace(built_in.encode(), here.encode()))
+    copy.chmod(0o755)
+    return copy
 
 
 def _tree() -> Path:
