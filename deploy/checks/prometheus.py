@@ -82,6 +82,8 @@ def run_prometheus(servers: Servers, at: Addresses, targets: Mapping[str, Sequen
             f"--config.file={config}",
             f"--storage.tsdb.path={servers.folder / 'tsdb'}",
             f"--web.listen-address={at.prometheus}",
+            # What is sent before Alertmanager is found would else be sent again after a minute.
+            f"--rules.alert.resend-delay={INTERVAL}",
         ],
         ready_url=f"http://{at.prometheus}/-/ready",
     )
