@@ -32,13 +32,14 @@ class Client:
 
     async def run(self) -> None:
         while True:
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
                 connection = await asyncpg.connect(
                     host=self.cluster.host,
                     port=self.cluster.port,
                     user=self.cluster.app,
                     password=PASSWORD,
                     database=self.database,
+                    timeout=5,
                 )
                 try:
                     while True:

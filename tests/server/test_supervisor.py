@@ -52,7 +52,9 @@ async def test_rolling_restart_with_broken_code_keeps_the_old_processes(tmp_path
         broken.unlink()
         running.signal(signal.SIGHUP)
         await running.logged("rolling_restart_done")
-        assert await running.who_answers() not in before
+        async with asyncio.timeout(20):
+            while await running.who_answers() in before:  # noqa: ASYNC110  an old one may take what came before its signal
+                await asyncio.sleep(0.05)
 
 
 async def test_connection_that_pauses_during_a_restart_is_told_at_its_next_request() -> None:
