@@ -118,11 +118,23 @@ class EmbeddedSeaweedFS(EmbeddedServer):
 
     def _is_ready(self) -> bool:
         """Whether all its parts run and know each other; S3 answers a little before that, and reads would fail."""
-        if _ALL_PARTS_RUN not in self.child.log_text():
-            return False
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=_PROBE_TIMEOUT_S)
+        return (
+            _ALL_PARTS_RUN in self.child.log_text()
+            and self._answers(self.port, "/healthz")
+            # Until the master has heard of a volume of an earlier run, the objects there cannot be read.
+            and all(
+                self._answers(self._inner_ports["master.port"], f"/dir/lookup?volumeId={volume}")
+                for volume in self._volumes_on_disk()
+            )
+        )
+
+    def _volumes_on_disk(self) -> list[str]:
+        return [file.stem.rpartition("_")[2] for file in (self.directory / "data").rglob("*.dat")]
+
+    def _answers(self, port: int, path: str) -> bool:
+        connection = http.client.HTTPConnection(self.host, port, timeout=_PROBE_TIMEOUT_S)
         try:
-            connection.request("GET", "/healthz")
+            connection.request("GET", path)
             return connection.getresponse().status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False
