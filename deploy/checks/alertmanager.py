@@ -1,7 +1,6 @@
 """Alertmanager's file: by amtool, and whether each alert reaches whom it should."""
 
 import re
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -9,8 +8,8 @@ from typing import Final
 from deploy.checks import debian
 from deploy.checks.failures import CheckFailed, require
 from deploy.checks.files import ALERTMANAGER, read_alerts
+from deploy.checks.running import run
 
-_TIMEOUT_S: Final = 60
 _RECEIVERS: Final = {"page": "pages", "ticket": "tickets", "none": "deadman"}
 # Secrets come from files. Debian 12's Alertmanager does not know that of these two yet: it gets what is in them.
 _NEWER: Final = {
@@ -61,9 +60,4 @@ def _check_inhibitions() -> None:
 
 
 def _amtool(amtool: Path, *arguments: str) -> str:
-    completed = subprocess.run(  # noqa: S603  a program of Debian, files of ours
-        [amtool, *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-    )
-    if completed.returncode != 0:
-        raise CheckFailed(f"amtool {arguments[0]}:\n{completed.stdout}\n{completed.stderr}".strip())
-    return completed.stdout.strip()
+    return run([amtool, *arguments])

@@ -33,7 +33,7 @@ def ensure(package: str, *, binary: str) -> Path:
     """The path of a program that a Debian package has; raises CheckFailed when it cannot be had."""
     tree = _tree()
     whole = tree / ".whole" / package  # else a download that was interrupted would pass for one that is there
-    with _lock():
+    with lock():
         found = _find(tree, binary) if whole.exists() else None
         if found is None:
             problem = _download(package, into=tree)
@@ -96,7 +96,7 @@ def _find_in_system(binary: str) -> Path | None:
 
 
 @contextmanager
-def _lock() -> Iterator[None]:
+def lock() -> Iterator[None]:
     """Let one process at a time unpack."""
     TOOLS.mkdir(exist_ok=True)
     with (TOOLS / "lock").open("w") as lock:

@@ -1,17 +1,15 @@
 """Prometheus' files: by promtool, and whether each alert has what a person needs at night."""
 
 import re
-import subprocess
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Final
 
 from deploy.checks import debian
 from deploy.checks.failures import CheckFailed, require
 from deploy.checks.files import PROMETHEUS, RUNBOOK_URL, RUNBOOKS, Rule, read_alerts, read_yaml
+from deploy.checks.running import run
 
 _SEVERITIES: Final = {"page", "ticket", "none"}
-_TIMEOUT_S: Final = 120
 _TESTED_ALERT: Final = re.compile(r'ALERTS\{alertname="(\w+)",alertstate="firing"\}')
 _ALWAYS_FIRING: Final = {"Watchdog"}
 
@@ -21,9 +19,9 @@ def check_rules() -> None:
     promtool = debian.ensure("prometheus", binary="promtool")
     rules = sorted((PROMETHEUS / "rules").glob("*.yml"))
     tests = sorted((PROMETHEUS / "tests").glob("*.yml"))
-    _run([promtool, "check", "config", "--lint=all", "--lint-fatal", PROMETHEUS / "prometheus.yml"])
-    _run([promtool, "check", "rules", "--lint=all", "--lint-fatal", *rules])
-    _run([promtool, "test", "rules", *tests])
+    run([promtool, "check", "config", "--lint=all", "--lint-fatal", PROMETHEUS / "prometheus.yml"])
+    run([promtool, "check", "rules", "--lint=all", "--lint-fatal", *rules])
+    run([promtool, "test", "rules", *tests])
 
 
 def check_alerts() -> None:
@@ -67,12 +65,3 @@ def _tested() -> tuple[set[str], set[str]]:
                     raise CheckFailed(f"{path.name} has a test of no alert: {case['expr']}")
                 (fired if case["exp_samples"] else quiet).add(match[1])
     return fired, quiet
-
-
-def _run(command: Sequence[str | Path]) -> None:
-    completed = subprocess.run(  # noqa: S603  programs of Debian, files of ours
-        command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-    )
-    if completed.returncode != 0:
-        said = f"{completed.stdout}\n{completed.stderr}".strip()
-        raise CheckFailed(f"{' '.join(map(str, command[:3]))}:\n{said}")
