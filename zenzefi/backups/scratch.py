@@ -1,10 +1,10 @@
-"""Databases that a backup is restored into: made, filled by pg_restore, and dropped, whatever happens."""
+"""Databases that a backup is restored into: made, and dropped, whatever happens."""
 
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from secrets import token_hex
 
@@ -13,18 +13,12 @@ import structlog
 
 from zenzefi.backups.connections import DirectConnection, open_direct
 from zenzefi.backups.errors import RestoreFailed
-from zenzefi.backups.processes import child_environment, find_program, running
 from zenzefi.infra.migration_backend import APP_ROLE
 from zenzefi.settings import Settings
 
 _NAME_BYTES = 63  # PostgreSQL cuts off what is longer
 _SUFFIX_BYTES = 24  # of the longest of our endings
 _HASH_CHARS = 8
-# What pg_restore complains of when the server, and not the backup, is the trouble.
-_SERVER_TROUBLE = re.compile(
-    r"No space left on device|could not extend file|Disk quota exceeded|out of memory|terminating connection"
-    r"|server closed the connection|connection to server|the database system is|out of shared memory"
-)
 # A database of the same locale sorts text, and so builds indexes, in the same way.
 _LOCALE = """
 SELECT datlocprovider::text AS provider, datcollate AS collate, datctype AS ctype,
@@ -96,29 +90,6 @@ async def scratch_database(
         await asyncio.shield(_drop_quietly(settings, name, maintenance))
 
 
-async def fill(settings: Settings, database: str, dump: AsyncGenerator[bytes, None]) -> str:
-    """Restore a decrypted dump, which is closed at the end; return what pg_restore complained of.
-
-    Complaints alone do not tell whether all is there: pg_restore of one version says to servers of another what they
-    do not know. The proof tells. An error of the dump's source comes out here.
-
-    Raises:
-        RestoreFailed: the server has no room or went away; that says nothing about the backup.
-    """
-    arguments = [str(find_program(settings, "pg_restore")), "--no-owner", "--no-password", f"--dbname={_dsn(database)}"]
-    if settings.backup.postgres_user != settings.postgres_owner_user:
-        arguments.append(f"--role={settings.postgres_owner_user}")
-    environment = child_environment(settings, database=database)
-    async with aclosing(dump), running(arguments, environment=environment, with_input=True) as child:
-        with suppress(ConnectionError):  # it ended early, and its complaints say why
-            async for piece in dump:
-                await child.write(piece)
-        await child.finish()
-        if _SERVER_TROUBLE.search(child.complaints):
-            raise RestoreFailed(f"The server could not take the restored data: {child.complaints}")
-        return child.complaints
-
-
 async def _create(settings: Settings, connection: DirectConnection, name: str) -> None:
     owner = settings.postgres_owner_user
     try:
@@ -149,12 +120,6 @@ async def _describe_locale(settings: Settings, connection: DirectConnection) -> 
 
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _dsn(database: str) -> str:
-    """A name that libpq takes for nothing but a database's."""
-    escaped = database.replace("\\", "\\\\").replace("'", "\\'")
-    return f"dbname='{escaped}'"
 
 
 async def _drop_quietly(settings: Settings, name: str, maintenance: str | None) -> None:

@@ -10,17 +10,20 @@ import structlog
 from zenzefi.backups.connections import DirectConnection, open_direct
 from zenzefi.backups.encryption import decrypt, key_id, recipient_of
 from zenzefi.backups.errors import BackupDamaged, BackupNotFound, RestoreFailed, VerificationFailed, WrongKey
+from zenzefi.backups.filling import fill
 from zenzefi.backups.findings import note
 from zenzefi.backups.locks import exclusive_run
 from zenzefi.backups.models import Manifest, Progress, Tell, VerificationState
 from zenzefi.backups.proof import differences, take_proof
 from zenzefi.backups.repository import Repository, open_repository
-from zenzefi.backups.scratch import Purpose, fill, scratch_database
+from zenzefi.backups.scratch import Purpose, scratch_database
 from zenzefi.context import Context
 from zenzefi.infra.db import Connection
 from zenzefi.settings import Settings
 from zenzefi.wallet import service as wallet
 
+# A full disk, too: sorting needs room. What a file system says that PostgreSQL has no code for is an internal error.
+_SERVER_TROUBLE = (asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError, asyncpg.InternalServerError)
 _SHOWN = 10  # of the differences in a reason; the first ones tell where to look
 
 log = structlog.get_logger(__name__)
@@ -88,8 +91,8 @@ async def restore_and_compare(
     try:
         async with open_direct(settings, database=database) as connection:
             found = differences(manifest.proof, await take_proof(connection)) or await _find_faults(connection)
-    except asyncpg.InsufficientResourcesError as error:  # a full disk, too: sorting needs room
-        raise RestoreFailed(f"The server has no room to compare what was restored: {error}.") from error
+    except _SERVER_TROUBLE as error:
+        raise RestoreFailed(f"The server cannot compare what was restored: {error}.") from error
     if found:
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         said = f" (pg_restore: {complaints})" if complaints else ""
