@@ -11,6 +11,9 @@ from zenzefi.errors import Unauthenticated
 ISSUER = "zenzefi"
 AUDIENCE = "zenzefi-api"
 ALGORITHM = "HS256"
+# Checking a signature and parsing two JSON objects takes 50 µs, a fifth of what the cheapest route takes, and a client
+# sends the same token for an hour. About 4 MB; the oldest go first.
+MAX_REMEMBERED = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,8 @@ class JwtSigner:
         """Take the secret (32 bytes or more) and how long a token is good for."""
         self._secret_key = secret_key
         self.lifetime = lifetime
+        # Tokens that were found good, with the second in which they expire.
+        self._good: dict[str, tuple[Claims, int]] = {}
 
     def sign(self, claims: Claims, *, token_id: UUID, now: datetime) -> str:
         """A token that is good from ``now`` for the lifetime."""
@@ -51,6 +56,18 @@ class JwtSigner:
         Raises:
             Unauthenticated: the signature, a claim or the time does not fit.
         """
+        claims, expires_at = self._good.get(token) or self._remember(token, self._decode(token))
+        if now.timestamp() >= expires_at:
+            raise Unauthenticated("The access token has expired. Refresh it or sign in again.")
+        return claims
+
+    def _remember(self, token: str, good: tuple[Claims, int]) -> tuple[Claims, int]:
+        if len(self._good) >= MAX_REMEMBERED:
+            del self._good[next(iter(self._good))]
+        self._good[token] = good
+        return good
+
+    def _decode(self, token: str) -> tuple[Claims, int]:
         try:
             payload = jwt.decode(
                 token,
@@ -58,13 +75,9 @@ class JwtSigner:
                 algorithms=[ALGORITHM],
                 issuer=ISSUER,
                 audience=AUDIENCE,
-                # The time is checked below against the database's clock; PyJWT would take the machine's.
+                # The time is checked against the database's clock; PyJWT would take the machine's.
                 options={"require": ["sub", "sid", "jti", "iat", "exp"], "verify_exp": False, "verify_iat": False},
             )
-            expires_at = int(payload["exp"])
-            claims = Claims(user_id=UUID(payload["sub"]), login_id=UUID(payload["sid"]))
+            return Claims(user_id=UUID(payload["sub"]), login_id=UUID(payload["sid"])), int(payload["exp"])
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
             raise Unauthenticated("The access token is not valid. Sign in again.") from None
-        if now.timestamp() >= expires_at:
-            raise Unauthenticated("The access token has expired. Refresh it or sign in again.")
-        return claims
