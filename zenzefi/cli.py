@@ -22,6 +22,8 @@ from zenzefi.errors import Invalid, ZenzefiError
 from zenzefi.jobs import Queue
 from zenzefi.settings import Settings, SettingsError
 
+_WARNED = 3  # by `doctor --production`: nothing fails, and something is worth a look
+
 
 def _foreseen_errors() -> tuple[type[Exception], ...]:
     """Return the errors that a person can mend by their message; only called once one of any kind was raised."""
@@ -218,17 +220,25 @@ def openapi_export(output: IO[str]) -> None:
 
 
 @main.command()
+@click.option("--production", is_flag=True, help="Hold everything to the rules of production.")
+@click.option("--before-start", is_flag=True, help="Leave out what only a running service can show.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def doctor(as_json: bool) -> None:
-    """Look at every dependency: ok, warn or fail, with the fix. Fails when any of them does."""
-    from zenzefi.doctor import Verdict, examine
+def doctor(production: bool, before_start: bool, as_json: bool) -> None:
+    """Look at every dependency: ok, warn or fail, with the fix.
 
-    findings = asyncio.run(examine())
-    failed = any(finding.verdict is Verdict.FAIL for finding in findings)
+    Exit code 1 when any of them fails; with --production 3 when nothing fails and something is to be warned of.
+    """
+    from zenzefi.doctor import Verdict, examine, worst_of
+
+    findings = asyncio.run(examine(production=production, before_start=before_start))
+    worst = worst_of(findings)
     if as_json:
-        document = {"passed": not failed, "checks": [asdict(finding) for finding in findings]}
+        checks = [asdict(finding) for finding in findings]
+        document = {"passed": worst is not Verdict.FAIL, "worst": worst, "checks": checks}
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         rows = [(each.verdict, each.name, each.detail, each.fix) for each in findings]
         print_table(("", "check", "found", "fix"), rows)
-    raise SystemExit(1 if failed else 0)
+    if worst is Verdict.FAIL:
+        raise SystemExit(1)
+    raise SystemExit(_WARNED if production and worst is Verdict.WARN else 0)
