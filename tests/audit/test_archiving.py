@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from tests.support.s3_faults import Fault, FaultyS3
 from tests.support.servers import Cluster
 from workers.jobs import audit as jobs
-from zenzefi.audit import archive_queries, archiving, sealing, service
+from zenzefi.audit import archive_queries, archiving, queries, sealing, service
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context, open_context
 from zenzefi.devstack.seaweedfs import EmbeddedSeaweedFS
@@ -79,14 +79,15 @@ async def write(ctx: Context, at: datetime) -> UUID:
     """A row as it would have been written then."""
     entry_id = uuid7(at.timestamp())
     async with ctx.transaction() as conn:
-        await service.record(
+        await queries.insert_entry(
             conn,
             entry_id=entry_id,
-            now=at,
+            at=at,
             actor=replace(Actor.system(), ip="2001:db8::1", user_agent='a "quoted"\nagent, ü'),
             action="thing.change",
             resource_type="thing",
             resource_id="1",
+            before=None,
             after={"nested": {"b": [1, None], "a": "ü"}},
         )
     return entry_id

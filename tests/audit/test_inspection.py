@@ -18,18 +18,18 @@ async def test_what_the_nightly_verification_finds_is_kept_and_each_fault_is_log
 ) -> None:
     owner = await cluster.connect(fresh_database)
     async with open_context(replace(settings, postgres_db=fresh_database)) as ctx:
-        entry_ids = [ctx.new_id() for _ in range(3)]
         async with ctx.transaction() as conn:
-            for entry_id in entry_ids:
+            entry_ids = [
                 await record(
                     conn,
-                    entry_id=entry_id,
-                    now=ctx.now(),
+                    ctx=ctx,
                     actor=Actor.system(),
                     action="thing.change",
                     resource_type="thing",
                     resource_id="1",
                 )
+                for _ in range(3)
+            ]
         await jobs.seal_audit_log(ctx)
         with capture_logs() as quiet:
             assert (await jobs.verify_audit_log(ctx)).startswith("sound: 3 rows sealed, 0 wait for a seal, head 1:")

@@ -12,7 +12,7 @@ import pytest
 from tests.support.plans import PLAN_MODES, plan_of
 from tests.support.servers import Cluster
 from workers.jobs import audit as jobs
-from zenzefi.audit import sealing, service
+from zenzefi.audit import queries, sealing
 from zenzefi.audit.models import Actor, AuditFaultKind
 from zenzefi.audit.seal_queries import find_newest_seal, insert_sealed_rows
 from zenzefi.context import Context, open_context
@@ -38,10 +38,10 @@ async def owner(cluster: Cluster, fresh_database: str) -> "AsyncIterator[asyncpg
 
 async def write_step(conn: Connection, ctx: Context, *, number: int, entry_id: UUID | None = None) -> UUID:
     entry_id = entry_id or ctx.new_id()
-    await service.record(
+    await queries.insert_entry(
         conn,
         entry_id=entry_id,
-        now=ctx.now(),
+        at=ctx.now(),
         actor=replace(Actor.system(), ip="2001:db8::1", user_agent='a "quoted" agent, ü'),
         action="thing.change",
         resource_type="thing",

@@ -56,7 +56,9 @@ async def purchase(conn: Connection, *, ctx: Context, actor: Actor, user_id: UUI
         "transaction_id": str(transaction_id),
         "tokens": [{"id": str(each.token.token_id), **terms_of(each.token)} for each in tokens],
     }
-    await _record(conn, ctx, actor=actor, action="bundle.purchase", bundle_id=bundle_id, after=after)
+    await audit.record(
+        conn, ctx=ctx, actor=actor, action="bundle.purchase", resource_type="bundle", resource_id=bundle_id, after=after
+    )
     after_commit(conn, TOKENS_SOLD.labels(terms.duration_hours).inc, len(tokens))
     await referral_bonuses.hold(
         conn, ctx=ctx, actor=actor, user_id=user_id, purchase_transaction_id=transaction_id, cost=price.total
@@ -95,8 +97,14 @@ async def create_bundle(ctx: Context, *, terms: BundleTerms, actor: Actor) -> Bu
     bundle = Bundle(bundle_id=ctx.new_id(), terms=terms)
     async with ctx.transaction() as conn:
         await bundle_queries.insert_bundle(conn, bundle=bundle, now=ctx.now())
-        await _record(
-            conn, ctx, actor=actor, action="bundle.create", bundle_id=bundle.bundle_id, after=_terms_json(terms)
+        await audit.record(
+            conn,
+            ctx=ctx,
+            actor=actor,
+            action="bundle.create",
+            resource_type="bundle",
+            resource_id=bundle.bundle_id,
+            after=_terms_json(terms),
         )
     return bundle
 
@@ -115,12 +123,13 @@ async def change_bundle(ctx: Context, *, bundle_id: UUID, changes: JsonObject, a
             return old
         _require_sellable(ctx, new.terms)
         await bundle_queries.update_bundle(conn, bundle=new, now=ctx.now())
-        await _record(
+        await audit.record(
             conn,
-            ctx,
+            ctx=ctx,
             actor=actor,
             action="bundle.change",
-            bundle_id=bundle_id,
+            resource_type="bundle",
+            resource_id=bundle_id,
             before=_terms_json(old.terms),
             after=_terms_json(new.terms),
         )
@@ -136,8 +145,14 @@ async def delete_bundle(ctx: Context, *, bundle_id: UUID, actor: Actor) -> None:
     async with ctx.transaction() as conn:
         bundle = await bundle_queries.lock_bundle(conn, bundle_id=bundle_id)
         await bundle_queries.update_deleted(conn, bundle_id=bundle_id, now=ctx.now())
-        await _record(
-            conn, ctx, actor=actor, action="bundle.delete", bundle_id=bundle_id, before=_terms_json(bundle.terms)
+        await audit.record(
+            conn,
+            ctx=ctx,
+            actor=actor,
+            action="bundle.delete",
+            resource_type="bundle",
+            resource_id=bundle_id,
+            before=_terms_json(bundle.terms),
         )
 
 
@@ -157,26 +172,3 @@ def _require_sellable(ctx: Context, terms: BundleTerms) -> None:
 
 def _terms_json(terms: BundleTerms) -> JsonObject:
     return {**asdict(terms), "discount_percent": str(terms.discount_percent)}
-
-
-async def _record(
-    conn: Connection,
-    ctx: Context,
-    *,
-    actor: Actor,
-    action: str,
-    bundle_id: UUID,
-    before: JsonObject | None = None,
-    after: JsonObject | None = None,
-) -> None:
-    await audit.record(
-        conn,
-        entry_id=ctx.new_id(),
-        now=ctx.now(),
-        actor=actor,
-        action=action,
-        resource_type="bundle",
-        resource_id=bundle_id,
-        before=before,
-        after=after,
-    )

@@ -86,7 +86,16 @@ async def _refund(conn: Connection, ctx: Context, *, token: AccessToken, actor: 
     )
     await queries.update_refunded(conn, token_id=token.token_id, refund_transaction_id=transaction_id, now=now)
     after: JsonObject = {"end_reason": "refunded", "refund_amount": f"{token.price:.2f}"}
-    await _record(conn, ctx, actor=actor, action="token.refund", token=token, after=after)
+    await audit.record(
+        conn,
+        ctx=ctx,
+        actor=actor,
+        action="token.refund",
+        resource_type="access_token",
+        resource_id=token.token_id,
+        before=terms_of(token),
+        after=after,
+    )
     after_commit(conn, TOKENS_ENDED.labels("refunded").inc)
     if bonus is not None:
         await referral_bonuses.take_back(conn, ctx=ctx, actor=actor, bonus=bonus)
@@ -97,21 +106,14 @@ async def _revoke(conn: Connection, ctx: Context, *, token: AccessToken, actor: 
     now = ctx.now()
     lifecycle.require_open(token, now=now)
     await queries.update_revoked(conn, token_id=token.token_id, now=now)
-    await _record(conn, ctx, actor=actor, action="token.revoke", token=token, after={"end_reason": "revoked"})
-    after_commit(conn, TOKENS_ENDED.labels("revoked").inc)
-
-
-async def _record(
-    conn: Connection, ctx: Context, *, actor: Actor, action: str, token: AccessToken, after: JsonObject
-) -> None:
     await audit.record(
         conn,
-        entry_id=ctx.new_id(),
-        now=ctx.now(),
+        ctx=ctx,
         actor=actor,
-        action=action,
+        action="token.revoke",
         resource_type="access_token",
         resource_id=token.token_id,
         before=terms_of(token),
-        after=after,
+        after={"end_reason": "revoked"},
     )
+    after_commit(conn, TOKENS_ENDED.labels("revoked").inc)

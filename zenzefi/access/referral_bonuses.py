@@ -50,7 +50,15 @@ async def hold(
         "amount": f"{amount:.2f}",
         "purchase_transaction_id": str(purchase_transaction_id),
     }
-    await _record(conn, ctx, actor=actor, action="referral.hold", user_id=user_id, after=after)
+    await audit.record(
+        conn,
+        ctx=ctx,
+        actor=actor,
+        action="referral.hold",
+        resource_type="referral_bonus",
+        resource_id=user_id,
+        after=after,
+    )
 
 
 async def find_held(conn: Connection, *, token_id: UUID) -> ReferralBonus | None:
@@ -67,12 +75,13 @@ async def take_back(conn: Connection, *, ctx: Context, actor: Actor, bonus: Refe
     state = BonusState.HELD if amount else BonusState.TAKEN_BACK
     await bonuses.take_back(conn, amount=bonus.amount - amount, transaction_id=ctx.new_id(), now=now)
     await referral_queries.update_bonus(conn, bonus=bonus, amount=amount, state=state, now=now)
-    await _record(
+    await audit.record(
         conn,
-        ctx,
+        ctx=ctx,
         actor=actor,
         action="referral.take_back",
-        user_id=bonus.referred_user_id,
+        resource_type="referral_bonus",
+        resource_id=bonus.referred_user_id,
         before={"amount": f"{bonus.amount:.2f}"},
         after={"amount": f"{amount:.2f}"},
     )
@@ -99,38 +108,16 @@ async def _pay(conn: Connection, ctx: Context, bonus: ReferralBonus) -> None:
     transaction_id, now = ctx.new_id(), ctx.now()
     await bonuses.pay_out(conn, user_id=bonus.referrer_id, amount=bonus.amount, transaction_id=transaction_id, now=now)
     await referral_queries.update_bonus(conn, bonus=bonus, amount=bonus.amount, state=BonusState.PAID, now=now)
-    await _record(
+    await audit.record(
         conn,
-        ctx,
+        ctx=ctx,
         actor=Actor.system(),
         action="referral.pay_out",
-        user_id=bonus.referred_user_id,
+        resource_type="referral_bonus",
+        resource_id=bonus.referred_user_id,
         after={
             "referrer_id": str(bonus.referrer_id),
             "amount": f"{bonus.amount:.2f}",
             "transaction_id": str(transaction_id),
         },
-    )
-
-
-async def _record(
-    conn: Connection,
-    ctx: Context,
-    *,
-    actor: Actor,
-    action: str,
-    user_id: UUID,
-    before: JsonObject | None = None,
-    after: JsonObject,
-) -> None:
-    await audit.record(
-        conn,
-        entry_id=ctx.new_id(),
-        now=ctx.now(),
-        actor=actor,
-        action=action,
-        resource_type="referral_bonus",
-        resource_id=user_id,
-        before=before,
-        after=after,
     )

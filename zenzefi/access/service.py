@@ -19,7 +19,6 @@ from zenzefi.access.pricing import price_of
 from zenzefi.audit import service as audit
 from zenzefi.audit.models import Actor, ActorKind
 from zenzefi.context import Context
-from zenzefi.errors import JsonObject
 from zenzefi.infra.business_instruments import TOKENS_ACTIVATED, TOKENS_ENDED, TOKENS_SOLD
 from zenzefi.infra.db import Connection, after_commit
 from zenzefi.ratelimit import service as ratelimit
@@ -77,7 +76,15 @@ async def purchase(
     issued = issue(ctx, user_id=user_id, duration_hours=duration_hours, scope=scope, price=price, now=now)
     token = issued.token
     await queries.insert_tokens(conn, tokens=[token], purchase_transaction_id=transaction_id)
-    await _record(conn, ctx, actor=actor, action="token.purchase", token_id=token.token_id, after=terms_of(token))
+    await audit.record(
+        conn,
+        ctx=ctx,
+        actor=actor,
+        action="token.purchase",
+        resource_type="access_token",
+        resource_id=token.token_id,
+        after=terms_of(token),
+    )
     after_commit(conn, TOKENS_SOLD.labels(duration_hours).inc)
     await referral_bonuses.hold(
         conn, ctx=ctx, actor=actor, user_id=user_id, purchase_transaction_id=transaction_id, cost=price
@@ -162,12 +169,13 @@ async def rotate(ctx: Context, *, actor: Actor, user_id: UUID, token_id: UUID) -
         lifecycle.require_open(old, now=now)
         new = await queries.update_hash(conn, token_id=token_id, token_hash=token_hash, token_hint=token_hint, now=now)
         await queries.delete_device_lease(conn, token_id=token_id)
-        await _record(
+        await audit.record(
             conn,
-            ctx,
+            ctx=ctx,
             actor=actor,
             action="token.rotate",
-            token_id=token_id,
+            resource_type="access_token",
+            resource_id=token_id,
             before={"token_hint": old.token_hint},
             after={"token_hint": token_hint},
         )
@@ -193,7 +201,14 @@ async def release_device(ctx: Context, *, actor: Actor, user_id: UUID, token_id:
         lifecycle.require_release_due(token, now=now)
         await queries.delete_device_lease(conn, token_id=token_id)
         await queries.update_device_released(conn, token_id=token_id, now=now)
-        await _record(conn, ctx, actor=actor, action="token.release_device", token_id=token_id)
+        await audit.record(
+            conn,
+            ctx=ctx,
+            actor=actor,
+            action="token.release_device",
+            resource_type="access_token",
+            resource_id=token_id,
+        )
     await revocation.release_device(ctx, token_hash=token.token_hash)
     return now + lifecycle.DEVICE_RELEASE_INTERVAL
 
@@ -242,12 +257,13 @@ async def activate(ctx: Context, *, token_id: UUID, actor: Actor | None = None) 
         grant = await queries.update_activated(conn, token_id=token_id, now=now)
         if grant is None:
             return await _find_activated(conn, token_id=token_id, ctx=ctx)
-        await _record(
+        await audit.record(
             conn,
-            ctx,
+            ctx=ctx,
             actor=actor or Actor(kind=ActorKind.USER, user_id=grant.user_id),
             action="token.activate",
-            token_id=token_id,
+            resource_type="access_token",
+            resource_id=token_id,
             after={"activated_at": str(grant.activated_at), "expires_at": str(grant.expires_at)},
         )
         after_commit(conn, TOKENS_ACTIVATED.labels().inc)
@@ -274,26 +290,3 @@ async def _find_activated(conn: Connection, *, token_id: UUID, ctx: Context) -> 
     if grant is None or grant.activated_at is None:
         raise TokenRejected
     return grant
-
-
-async def _record(
-    conn: Connection,
-    ctx: Context,
-    *,
-    actor: Actor,
-    action: str,
-    token_id: UUID,
-    before: JsonObject | None = None,
-    after: JsonObject | None = None,
-) -> None:
-    await audit.record(
-        conn,
-        entry_id=ctx.new_id(),
-        now=ctx.now(),
-        actor=actor,
-        action=action,
-        resource_type="access_token",
-        resource_id=token_id,
-        before=before,
-        after=after,
-    )

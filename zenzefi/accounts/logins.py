@@ -164,8 +164,7 @@ async def _open_login(ctx: Context, conn: Connection, *, user_id: UUID, actor: A
     )
     await audit.record(
         conn,
-        entry_id=ctx.new_id(),
-        now=now,
+        ctx=ctx,
         actor=actor.known_as(user_id),
         action="login.open",
         resource_type="login",
@@ -215,8 +214,7 @@ async def _end_login(ctx: Context, conn: Connection, *, login_id: UUID, reason: 
         return  # it had ended before
     await audit.record(
         conn,
-        entry_id=ctx.new_id(),
-        now=now,
+        ctx=ctx,
         actor=actor.known_as(user_id),
         action="login.end",
         resource_type="login",

@@ -104,8 +104,7 @@ async def update_flags(ctx: Context, *, superuser_id: UUID, user_id: UUID, chang
             ended = await moderation_queries.end_logins(conn, user_id=user_id, now=now)
         await audit.record(
             conn,
-            entry_id=ctx.new_id(),
-            now=now,
+            ctx=ctx,
             actor=actor,
             action="user.update_flags",
             resource_type="user",

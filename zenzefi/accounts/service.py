@@ -169,8 +169,7 @@ async def _insert_user(
         )
     await audit.record(
         conn,
-        entry_id=ctx.new_id(),
-        now=now,
+        ctx=ctx,
         actor=actor.known_as(user.id),
         action="user.register",
         resource_type="user",
@@ -189,8 +188,7 @@ async def _rename(ctx: Context, conn: Connection, *, user: User, full_name: str 
     now = ctx.now()
     await audit.record(
         conn,
-        entry_id=ctx.new_id(),
-        now=now,
+        ctx=ctx,
         actor=actor,
         action="user.update",
         resource_type="user",
@@ -230,11 +228,9 @@ async def _change_password(
     ended = await login_queries.end_other_logins(
         conn, user_id=identity.user_id, kept_login_id=identity.login_id, now=now
     )
-    entry_id = ctx.new_id()
-    await audit.record(
+    entry_id = await audit.record(
         conn,
-        entry_id=entry_id,
-        now=now,
+        ctx=ctx,
         actor=actor,
         action="user.change_password",
         resource_type="user",

@@ -58,8 +58,7 @@ async def reset_limit(ctx: Context, *, limit_class: str, subject: str, actor: Ac
     async with ctx.transaction() as conn:
         await audit.record(
             conn,
-            entry_id=ctx.new_id(),
-            now=ctx.now(),
+            ctx=ctx,
             actor=actor,
             action="ratelimit.reset",
             resource_type="ratelimit",

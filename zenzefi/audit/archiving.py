@@ -122,8 +122,7 @@ async def _record(ctx: Context, archive: Archive) -> None:
         await archive_queries.insert_archive(conn, archive, now=now)
         await service.record(
             conn,
-            entry_id=ctx.new_id(),
-            now=now,
+            ctx=ctx,
             actor=Actor.system(),
             action="audit.archive",
             resource_type="audit",

@@ -1,6 +1,5 @@
 """Recording what changed, and looking it up."""
 
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -17,24 +16,24 @@ _LAST_UUID: Final = UUID("ffffffff-ffff-ffff-ffff-ffffffffffff")
 async def record(
     conn: Connection,
     *,
-    entry_id: UUID,
-    now: datetime,
+    ctx: Context,
     actor: Actor,
     action: str,
     resource_type: str,
     resource_id: str | UUID,
     before: JsonObject | None = None,
     after: JsonObject | None = None,
-) -> None:
+) -> UUID:
     """Append a row to the audit log in the caller's transaction, so that neither stands without the other.
 
-    ``entry_id`` is a fresh ``ctx.new_id()``; ``action`` is ``<resource>.<verb>``, such as ``token.purchase``.
+    Returns the row's id. ``action`` is ``<resource>.<verb>``, such as ``token.purchase``.
     ``before`` and ``after`` hold no secret: the caller leaves passwords, token strings and hashes out.
     """
+    entry_id = ctx.new_id()
     await queries.insert_entry(
         conn,
         entry_id=entry_id,
-        at=now,
+        at=ctx.now(),
         actor=actor,
         action=action,
         resource_type=resource_type,
@@ -42,6 +41,7 @@ async def record(
         before=before,
         after=after,
     )
+    return entry_id
 
 
 async def list_entries(

@@ -48,8 +48,7 @@ async def post_backup(request: web.Request) -> web.Response:
     async with ctx.transaction() as conn:
         await audit.record(
             conn,
-            entry_id=ctx.new_id(),
-            now=ctx.now(),
+            ctx=ctx,
             actor=actor_of(request),
             action="backup.request",
             resource_type="backup",

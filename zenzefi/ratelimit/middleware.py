@@ -53,8 +53,7 @@ async def _charge_user(ctx: Context, request: web.Request) -> None:
         async with ctx.transaction() as conn:
             await audit.record(
                 conn,
-                entry_id=ctx.new_id(),
-                now=ctx.now(),
+                ctx=ctx,
                 actor=actor_of(request),
                 action="ratelimit.bypass",
                 resource_type="route",

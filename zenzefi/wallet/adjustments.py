@@ -49,8 +49,7 @@ async def adjust(
         )
     await audit.record(
         conn,
-        entry_id=ctx.new_id(),
-        now=now,
+        ctx=ctx,
         actor=actor,
         action="wallet.adjust",
         resource_type="user",

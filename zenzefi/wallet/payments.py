@@ -90,8 +90,7 @@ async def create(
     await note(conn, ctx=ctx, payment=payment, event=PaymentEvent.CREATED)
     await audit.record(
         conn,
-        entry_id=ctx.new_id(),
-        now=payment.created_at,
+        ctx=ctx,
         actor=actor,
         action="payment.create",
         resource_type="payment",
@@ -163,8 +162,7 @@ async def end(conn: Connection, *, ctx: Context, payment: Payment, status: Payme
     await note(conn, ctx=ctx, payment=payment, event=PaymentEvent(status))
     await audit.record(
         conn,
-        entry_id=ctx.new_id(),
-        now=ctx.now(),
+        ctx=ctx,
         actor=actor,
         action=f"payment.{_VERBS[status]}",
         resource_type="payment",

@@ -132,8 +132,7 @@ async def deposit_mock_payment(
     )
     await audit.record(
         conn,
-        entry_id=ctx.new_id(),
-        now=now,
+        ctx=ctx,
         actor=actor,
         action="wallet.mock_purchase",
         resource_type="ledger_transaction",

@@ -209,8 +209,7 @@ async def _record_refusal(
 ) -> None:
     await audit.record(
         conn,
-        entry_id=ctx.new_id(),
-        now=ctx.now(),
+        ctx=ctx,
         actor=actor,
         action="payment.refuse",
         resource_type="payment",
