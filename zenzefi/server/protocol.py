@@ -1,7 +1,7 @@
 """aiohttp's server with a guard before it: framing checks, deadlines, refusals as problem documents, a drain.
 
-This module, framer.py and runner.py are the only ones that lean on aiohttp's private parts (3.14): RequestHandler's
-``_parser``, ``_messages``, ``_waiter``, ``_current_request``, ``_payload_parser``, ``_request_count``,
+This module, framer.py, serving.py and runner.py are the only ones that lean on aiohttp's private parts (3.14):
+RequestHandler's ``_parser``, ``_messages``, ``_waiter``, ``_current_request``, ``_payload_parser``, ``_request_count``,
 ``_request_in_progress``, ``_task_handler``, ``_force_close``, ``_reading_paused``, ``_buffer_paused`` and
 ``_make_error_handler``, a request's ``_message``, and the web_protocol module's ``ERROR`` and ``_ErrInfo``.
 tests/server walks through each of them.
@@ -37,6 +37,7 @@ from zenzefi.infra.instruments import HTTP_REQUESTS
 from zenzefi.server.deadlines import Deadlines, Verdict, Watch
 from zenzefi.server.errors import HeadTooLate, MalformedRequest, RefusedRequest
 from zenzefi.server.framer import RequestFramer, refused
+from zenzefi.server.serving import SerialHandler
 from zenzefi.web.middleware import SECURITY_HEADERS
 from zenzefi.web.problem import error_response, status_response
 
@@ -52,7 +53,7 @@ _UNWANTED_BYTES = 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
-class HardenedProtocol(RequestHandler):
+class HardenedProtocol(SerialHandler):
     """One connection."""
 
     __slots__ = (
