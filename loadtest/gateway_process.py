@@ -5,7 +5,6 @@
 
 import argparse
 import asyncio
-import gc
 import signal
 import socket
 from typing import Any
@@ -16,6 +15,7 @@ from zenzefi.devstack.ports import LOOPBACK
 from zenzefi.infra.correlation import Correlation
 from zenzefi.infra.logging import configure_logging
 from zenzefi.infra.metrics import Counter, Gauge, Histogram
+from zenzefi.server.process import settle_memory
 from zenzefi.server.runner import HardenedRunner
 from zenzefi.server.service import open_service
 from zenzefi.server.site import SharedSite
@@ -57,8 +57,7 @@ async def _serve(settings: Settings, port: int) -> None:
     async with open_service(settings) as service:
         runner = HardenedRunner(service.public)
         await runner.setup()
-        gc.collect()
-        gc.freeze()
+        settle_memory()
         try:
             with socket.create_server((LOOPBACK, port), backlog=1024) as listener:
                 await SharedSite(runner, listener).start()
