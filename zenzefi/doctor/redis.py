@@ -74,20 +74,16 @@ async def check_queue(settings: Settings) -> list[Finding]:
 async def check_redis_for_production(settings: Settings) -> list[Finding]:
     """What production demands of both servers; nothing of one that cannot be reached, which is told elsewhere."""
     findings = []
-    servers = {
-        (settings.redis_host, settings.redis_port): ("redis", settings.redis_password, plain_client),
-        (settings.queue_redis_host, settings.queue_redis_port): (
-            "job queue",
-            settings.queue_redis_password,
-            queue_client,
-        ),
-    }
-    for (host, port), (name, password, make_client) in servers.items():
+    hot = (settings.redis_host, settings.redis_port)
+    queue = (settings.queue_redis_host, settings.queue_redis_port)
+    servers = {hot: ("redis", plain_client)}
+    servers.setdefault(queue, ("job queue", queue_client))
+    for (host, port), (name, make_client) in servers.items():
         with suppress(RedisError, OSError):
             async with aclosing(make_client(settings)) as client:
                 info = await client.info()
             findings += [
-                await _check_login(f"{name} login", host, port, password=password),
+                await _check_login(f"{name} login", host, port),
                 _check_memory(f"{name} memory", info),
             ]
     return findings
@@ -129,7 +125,7 @@ def _check_workers(state: Mapping[Queue, QueueState]) -> Finding:
     return warn("workers", detail, "Start: " + ", ".join(f"zenzefi worker --queue {queue}" for queue in missing))
 
 
-async def _check_login(name: str, host: str, port: int, *, password: str) -> Finding:
+async def _check_login(name: str, host: str, port: int) -> Finding:
     """Ask without a password: a server that answers would answer anybody."""
     stranger: Redis = Redis(host=host, port=port, socket_connect_timeout=_CONNECT_TIMEOUT_S, socket_timeout=5)
     try:
@@ -139,8 +135,8 @@ async def _check_login(name: str, host: str, port: int, *, password: str) -> Fin
         return ok(name, "asks for a password")
     except (RedisError, OSError) as error:
         return warn(name, f"{host}:{port} hung up on a stranger: {error}", "See whether it answers all clients.")
-    detail = f"{host}:{port} answers without a password" + (", though one is set" if password else "")
-    return fail(name, detail, "Set requirepass there, and REDIS_PASSWORD (or QUEUE_REDIS_PASSWORD) here.")
+    fix = "Set requirepass there, and REDIS_PASSWORD (or QUEUE_REDIS_PASSWORD) here."
+    return fail(name, f"{host}:{port} answers without a password", fix)
 
 
 def _check_memory(name: str, info: Mapping[str, object]) -> Finding:
