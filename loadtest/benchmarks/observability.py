@@ -2,21 +2,18 @@
 
 import asyncio
 import secrets
-import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-import psutil
 from multidict import CIMultiDict
 
 from loadtest.figures import Bench, Figure
 from loadtest.load import send
+from loadtest.programs import Served, serve_module, upstream
 from zenzefi.devstack.demo import DEMO_DEVICE, DemoClient
-from zenzefi.devstack.ports import LOOPBACK, find_free_port
-from zenzefi.devstack.process import ChildProcess, Command
+from zenzefi.devstack.ports import LOOPBACK
 from zenzefi.infra import instruments, logging
 from zenzefi.infra.correlation import CURRENT, correlate
 from zenzefi.infra.lines import FLUSH_S
@@ -24,8 +21,6 @@ from zenzefi.infra.lines import FLUSH_S
 _CONNECTIONS = 64  # as many as a token may have on their way by default
 # As many as wait for the writing thread at most.
 _LINES = 10_000
-_READY_TIMEOUT_S = 30.0
-_ROOT = Path(__file__).resolve().parents[2]
 _PATH = "/certificates/filter"
 _ROUTE = "/api/v1/proxy/{path}"
 
@@ -34,30 +29,20 @@ async def run(bench: Bench) -> list[Figure]:
     """The CPU time of a gateway process per request, all on and nothing observed in turn; and each part in a loop."""
     seconds, rounds, times = (0.5, 2, 2_000) if bench.quick else (5.0, 7, 200_000)
     bench.tell("starting")
-    upstream_port = find_free_port()
     environment = bench.servers.environment(
         "bench_observability",
-        ZENZEFI_TARGET_URL=f"http://{LOOPBACK}:{upstream_port}",
         RATE_LIMIT_PROXY="1000000/60",  # checked on every request, and never reached
     )
-    async with (
-        _program(bench, "upstream", ["zenzefi.devstack.upstream", "--port", str(upstream_port)], {}, upstream_port),
-        _gateway(bench, "all on", environment) as full,
-        _gateway(bench, "no lines", {**environment, "LOG_LEVEL": "warning"}) as quiet,
-        _gateway(bench, "unobserved", environment, "--unobserved") as bare,
-    ):
-        token = await asyncio.to_thread(
-            DemoClient(host=LOOPBACK, port=full[1]).ensure_token, "", password=secrets.token_urlsafe(16)
-        )
-        costs: list[list[float]] = []
-        for number in range(-1, rounds):  # the first one warms all up
-            bench.tell(f"round {number + 1} of {rounds}")
-            found = [
-                await _cpu_per_request_us(process, port, token, seconds=seconds)
-                for process, port in (full, quiet, bare)
-            ]
-            if number >= 0:
-                costs.append(found)
+    process = "loadtest.gateway_process"
+    async with upstream(bench) as upstream_url:
+        environment["ZENZEFI_TARGET_URL"] = upstream_url
+        quieter = {**environment, "LOG_LEVEL": "warning"}
+        async with (
+            serve_module(bench, process, environment=environment, name="all on") as full,
+            serve_module(bench, process, environment=quieter, name="no lines") as quiet,
+            serve_module(bench, process, "--unobserved", environment=environment, name="unobserved") as bare,
+        ):
+            costs = await _measure(bench, (full, quiet, bare), seconds=seconds, rounds=rounds)
     bench.tell("parts")
     whole_us = median(observed for observed, _, _ in costs)
     paid_us = median(observed - unobserved for observed, _, unobserved in costs)
@@ -83,16 +68,24 @@ async def run(bench: Bench) -> list[Figure]:
     ]
 
 
-async def _cpu_per_request_us(process: psutil.Process, port: int, token: str, *, seconds: float) -> float:
-    headers = {"X-Access-Token": token, "X-Device-ID": DEMO_DEVICE}
-    before = process.cpu_times()
-    load = await send(
-        f"http://{LOOPBACK}:{port}/api/v1/proxy{_PATH}", headers=headers, connections=_CONNECTIONS, seconds=seconds
+async def _measure(bench: Bench, variants: Sequence[Served], *, seconds: float, rounds: int) -> list[list[float]]:
+    """What each takes per request, in µs of CPU, round by round."""
+    token = await asyncio.to_thread(
+        DemoClient(host=LOOPBACK, port=variants[0].port).ensure_token, "", password=secrets.token_urlsafe(16)
     )
-    after = process.cpu_times()
-    if load.failures:
-        raise RuntimeError(f"{load.failures} of {load.requests} requests failed")
-    return (after.user + after.system - before.user - before.system) / load.requests * 1e6
+    costs: list[list[float]] = []
+    for number in range(-1, rounds):  # the first one warms all up
+        bench.tell(f"round {number + 1} of {rounds}")
+        costs.append([await _cpu_per_request_us(served, token, seconds=seconds) for served in variants])
+    return costs[1:]
+
+
+async def _cpu_per_request_us(served: Served, token: str, *, seconds: float) -> float:
+    headers = {"X-Access-Token": token, "X-Device-ID": DEMO_DEVICE}
+    before = served.cpu_s()
+    load = await send(f"{served.url}/api/v1/proxy{_PATH}", headers=headers, connections=_CONNECTIONS, seconds=seconds)
+    load.require_success()
+    return (served.cpu_s() - before) / load.requests * 1e6
 
 
 def _parts(directory: Path, *, times: int, whole_us: float) -> list[Figure]:
@@ -170,46 +163,3 @@ def _line_us(path: Path, times: int) -> float:
             )
         time.sleep(2 * FLUSH_S)
         return (time.process_time() - started) / times * 1e6
-
-
-@asynccontextmanager
-async def _gateway(
-    bench: Bench, name: str, environment: dict[str, str], *options: str
-) -> AsyncIterator[tuple[psutil.Process, int]]:
-    port = find_free_port()
-    async with _program(bench, name, ["loadtest.gateway_process", str(port), *options], environment, port) as child:
-        yield psutil.Process(child.pid), port
-
-
-@asynccontextmanager
-async def _program(
-    bench: Bench, name: str, arguments: list[str], environment: dict[str, str], port: int
-) -> AsyncIterator[ChildProcess]:
-    """Run a module as a process of its own until the end, from when it takes connections."""
-    command = Command(
-        name=name,
-        arguments=[sys.executable, "-m", *arguments],
-        log_file=bench.directory / f"{name}.log",
-        environment=environment,
-        working_directory=_ROOT,
-    )
-    child = ChildProcess(command)
-    child.start()
-    try:
-        async with asyncio.timeout(_READY_TIMEOUT_S):
-            while not await _takes_connections(port):
-                if child.returncode is not None:
-                    raise RuntimeError(child.obituary())
-                await asyncio.sleep(0.05)
-        yield child
-    finally:
-        await asyncio.to_thread(child.stop)
-
-
-async def _takes_connections(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection(LOOPBACK, port)
-    except OSError:
-        return False
-    writer.close()
-    return True
