@@ -12,11 +12,11 @@ from zenzefi.backups.processes import child_environment, find_program, running
 from zenzefi.settings import Settings
 
 # What pg_restore complains of when the server, and not the backup, is the trouble. libpq's own words are English, as
-# its environment has it; the server's are in its own language where our login may not choose another, but the path of a
-# file of its own is the same in all.
+# its environment has it. The server's are in its own language where our login may not choose another, but the path of
+# one of its files is the same in all. pg_restore itself runs out of memory where a damaged dump has a huge block.
 _SERVER_TROUBLE = re.compile(
     r"\b(base|global|pg_wal|pg_tblspc)/\w+|could not extend file|No space left on device|Disk quota exceeded"
-    r"|File too large|out of memory|out of shared memory|terminating connection|the database system is"
+    r"|File too large|(ERROR|FATAL): +out of (shared )?memory|terminating connection|the database system is"
     r"|server closed the connection|connection to server|could not receive data from server|SSL SYSCALL error"
 )
 
@@ -28,7 +28,7 @@ async def fill(settings: Settings, database: str, dump: AsyncGenerator[bytes, No
     do not know. The proof tells. An error of the dump's source comes out here.
 
     Raises:
-        RestoreFailed: the server has no room or went away; that says nothing about the backup.
+        RestoreFailed: the server has no room or went away, or pg_restore was killed, none of which the backup did.
         DatabaseUnavailable: it cannot be reached.
     """
     arguments = [str(find_program(settings, "pg_restore")), "--no-owner", "--no-password", f"--dbname={_dsn(database)}"]
@@ -42,7 +42,9 @@ async def fill(settings: Settings, database: str, dump: AsyncGenerator[bytes, No
             with suppress(ConnectionError):  # it ended early, and its complaints say why
                 async for piece in dump:
                     await child.write(piece)
-            await child.finish()
+            code = await child.finish()
+            if code < 0:  # by the kernel, for the memory that it took, or by somebody
+                raise RestoreFailed(f"pg_restore was ended by signal {-code}. {child.complaints}".rstrip())
             if is_servers_trouble(child.complaints):
                 raise RestoreFailed(f"The server could not take the restored data: {child.complaints}")
             return child.complaints

@@ -19,6 +19,8 @@ from zenzefi.settings import Settings
 _NAME_BYTES = 63  # PostgreSQL cuts off what is longer
 _SUFFIX_BYTES = 24  # of the longest of our endings
 _HASH_CHARS = 8
+# PostgreSQL restarts where the disk is full, and only dropping this database makes room again.
+_DROP_AGAIN_AFTER_S = (1.0, 4.0)
 # A database of the same locale sorts text, and so builds indexes, in the same way.
 _LOCALE = """
 SELECT datlocprovider::text AS provider, datcollate AS collate, datctype AS ctype,
@@ -123,8 +125,13 @@ def _literal(text: str) -> str:
 
 
 async def _drop_quietly(settings: Settings, name: str, maintenance: str | None) -> None:
-    try:
-        async with open_direct(settings, database=maintenance) as connection:
-            await drop(connection, name)
-    except Exception as error:  # noqa: BLE001  # the next run drops it; the block's own error matters more
-        log.warning("backup_scratch_database_left", database=name, error=repr(error))
+    for pause_s in (*_DROP_AGAIN_AFTER_S, None):
+        try:
+            async with open_direct(settings, database=maintenance) as connection:
+                await drop(connection, name)
+        except Exception as error:  # noqa: BLE001  # the next run drops it; the block's own error matters more
+            log.warning("backup_scratch_database_left", database=name, error=repr(error), again_in_s=pause_s)
+        else:
+            return
+        if pause_s is not None:
+            await asyncio.sleep(pause_s)
