@@ -40,8 +40,9 @@ reason() {
 why=$(reason)
 [ "${1:-}" != --force ] || why="it was asked for"
 if [ -z "$why" ]; then
-    # It may have been got while the place to put it was away.
-    [ -e "$CERTIFICATE" ] || RENEWED_LINEAGE=$(dirname "$live") sh "$here/install.sh"
+    # Certbot does not fail when its hook does, for want of room for example.
+    cat "$(dirname "$live")/privkey.pem" "$live" | cmp -s - "$CERTIFICATE" ||
+        RENEWED_LINEAGE=$(dirname "$live") sh "$here/install.sh"
     exit 0
 fi
 echo "certbot/renew.sh: getting a certificate for $SERVER_NAME: $why." >&2

@@ -10,6 +10,9 @@ from deploy.checks.dashboards import check_dashboards
 from deploy.checks.failures import CheckFailed
 from deploy.checks.metrics import check_metric_names
 from deploy.checks.monitoring import check_monitoring
+from deploy.checks.nginx import check_nginx
+from deploy.checks.nginx_tls import check_tls
+from deploy.checks.nginx_traffic import check_traffic
 from deploy.checks.rules import check_alerts, check_rules
 from deploy.checks.text import check_yaml
 
@@ -21,6 +24,9 @@ CHECKS: Final[Mapping[str, Callable[[], None]]] = {
     "metric-names": check_metric_names,
     "rules": check_rules,
     "alertmanager": check_alertmanager,
+    "nginx": check_nginx,
+    "nginx-tls": check_tls,
+    "nginx-traffic": check_traffic,
     "monitoring": check_monitoring,
 }
 
