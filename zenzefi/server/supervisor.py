@@ -24,7 +24,9 @@ from zenzefi.infra.cells import make_shared_file
 from zenzefi.infra.logging import configure_logging
 from zenzefi.server.child import Child, Recipe, State
 from zenzefi.server.errors import ServerError
-from zenzefi.server.listening import listen, url_of
+from zenzefi.server.listening import OwnListener, listen, url_of
+from zenzefi.server.systemd import VARIABLES as SYSTEMD_VARIABLES
+from zenzefi.server.systemd import Notifier, take_listener
 from zenzefi.settings import Settings
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -50,21 +52,25 @@ def serve(
     configure_logging(settings.log_level)
     with contextlib.ExitStack() as stack:
         try:
-            public = stack.enter_context(listen(settings.host, settings.port, variables=("HOST", "PORT")))
+            public = stack.enter_context(
+                take_listener(os.environ, "public") or listen(settings.host, settings.port, variables=("HOST", "PORT"))
+            )
             internal = stack.enter_context(
-                listen(settings.internal_host, settings.internal_port, variables=("INTERNAL_HOST", "INTERNAL_PORT"))
+                take_listener(os.environ, "internal")
+                or listen(settings.internal_host, settings.internal_port, variables=("INTERNAL_HOST", "INTERNAL_PORT"))
             )
         except ServerError as error:
             log.error("start_failed", reason=str(error))  # noqa: TRY400  the message says all; a traceback hides it
             return 1
         environ = os.environ if environ is None else environ
+        environ = {name: value for name, value in environ.items() if name not in SYSTEMD_VARIABLES}
         metrics = make_shared_file(processes)
         stack.callback(os.close, metrics)
         recipe = Recipe(public=public, internal=internal, metrics=metrics, environ=environ)
         if service is not None:
             recipe = replace(recipe, service=service)
         patience = Patience(drain_s=settings.drain_timeout_s, retire_s=settings.retire_timeout_s)
-        return Supervisor(recipe, processes, patience).run()
+        return Supervisor(recipe, processes, patience, Notifier(os.environ)).run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +97,12 @@ class _Slot:
 class Supervisor:
     """The processes and what is to become of them."""
 
-    def __init__(self, recipe: Recipe, processes: int, patience: Patience) -> None:
+    def __init__(self, recipe: Recipe, processes: int, patience: Patience, notifier: Notifier) -> None:
         self._recipe = recipe
         self._slots = [_Slot(number) for number in range(processes)]
         self._leaving: list[Child] = []
         self._patience = patience
+        self._notifier = notifier
         self._selector = selectors.DefaultSelector()
         self._rolling: deque[_Slot] = deque()
         self._roll_again = False
@@ -151,6 +158,9 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._is_stopping = True
+        if isinstance(self._recipe.public, OwnListener):
+            self._recipe.public.refuse()
+        self._notifier.tell_stopping()
         for child in self._all_children():
             self._let_go(child, is_urgent=True)
         for slot in self._slots:
@@ -191,8 +201,10 @@ class Supervisor:
                 self._let_go(old, is_urgent=False)
             if not self._rolling:
                 log.info("rolling_restart_done")
+                self._notifier.tell_ready()
         if not self._is_up and all(slot.child and slot.child.state is State.READY for slot in self._slots):
             self._is_up = True
+            self._notifier.tell_ready()
             log.info(
                 "serving",
                 url=url_of(self._recipe.public),
@@ -216,6 +228,7 @@ class Supervisor:
             self._rolling.clear()
             self._roll_again = False
             log.error("rolling_restart_stopped", reason=child.obituary(), consequence="the old processes keep serving")
+            self._notifier.tell_ready()
             if slot.child is None:
                 self._retry(slot)
         else:
@@ -257,12 +270,14 @@ class Supervisor:
             self._roll_again = False
             self._rolling.extend(self._slots)
             log.info("rolling_restart")
+            self._notifier.tell_reloading()
         if self._rolling:
             slot = self._rolling.popleft()
             slot.successor = self._start(slot)
 
     def _act_on_time(self) -> None:
         now = time.monotonic()
+        self._notifier.keep_alive(now)
         for child in self._all_children():
             if child.deadline <= now:
                 child.kill()
@@ -272,7 +287,7 @@ class Supervisor:
 
     def _next_timeout_s(self) -> float | None:
         times = [child.deadline for child in self._all_children()] + [slot.retry_at for slot in self._slots]
-        earliest = min(times)
+        earliest = min(*times, self._notifier.due_at)
         return None if earliest == float("inf") else max(earliest - time.monotonic(), 0.0)
 
 
