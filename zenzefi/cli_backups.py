@@ -108,6 +108,24 @@ def _print_restored(restored: "Restored") -> None:
         click.echo(f"To undo it: zenzefi backup restore --swap-in {restored.replaced} --yes", err=True)
 
 
+@backup.command("databases")
+@click.option("--drop", "name", metavar="DATABASE", help="Drop this one of them, for good.")
+@click.option("--yes", is_flag=True, help="Yes, drop it.")
+def backup_databases(name: str | None, yes: bool) -> None:
+    """List the databases that restores left beside the live one: restored, replaced, or of a run that was killed."""
+    from zenzefi.backups.leftovers import drop_leftover, list_leftovers
+    from zenzefi.cli_tables import print_table
+
+    if yes != (name is not None):
+        raise click.UsageError("--drop drops a database for good: add --yes.")
+    if name is not None:
+        asyncio.run(drop_leftover(_settings(), name=name))
+        return
+    leftovers = asyncio.run(list_leftovers(_settings()))
+    rows = [[leftover.kind.value, leftover.name, str(leftover.size_bytes)] for leftover in leftovers]
+    print_table(["kind", "name", "bytes"], rows)
+
+
 @backup.command("prune")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
 def backup_prune(dry_run: bool) -> None:

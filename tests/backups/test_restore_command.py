@@ -8,15 +8,20 @@ import sys
 from tests.support.servers import Cluster
 from tests.support.serving import ROOT
 from zenzefi.backups.connections import open_direct
+from zenzefi.backups.leftovers import list_leftovers
 from zenzefi.backups.service import back_up
 from zenzefi.context import Context
 from zenzefi.settings import Settings
 
 
 async def _restore(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return await _backup("restore", *arguments, env=env)
+
+
+async def _backup(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     return await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "zenzefi", "backup", "restore", *arguments],
+        [sys.executable, "-m", "zenzefi", "backup", *arguments],
         env={**os.environ, **env},
         cwd=ROOT,
         capture_output=True,
@@ -51,4 +56,12 @@ async def test_restored_swapped_in_later_and_undone(
     undone = await _restore(*undo, env=backup_env)
     assert undone.returncode == 0, undone.stderr
     assert await _count_facts(backup_ctx.settings) == 1
-    await cluster.drop(undone.stderr.split()[-2])
+    listed = await _backup("databases", env=backup_env)
+    (kind, left, _size) = listed.stdout.split()
+    assert (kind, left) == ("replaced", undone.stderr.split()[-2])
+    refused, dropped = await asyncio.gather(
+        _backup("databases", "--drop", left, env=backup_env),
+        _backup("databases", "--drop", left, "--yes", env=backup_env),
+    )
+    assert (refused.returncode, dropped.returncode, dropped.stderr) == (2, 0, "")
+    assert await list_leftovers(backup_ctx.settings) == []

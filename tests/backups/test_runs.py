@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.backups.ballast import add_ballast
+from tests.backups.locking import HOLDERS, until_unlocked
 from tests.backups.requests import part
 from tests.support.s3_faults import Fault, FaultyS3
 from tests.support.servers import Cluster
@@ -24,11 +25,6 @@ from zenzefi.backups.service import back_up
 from zenzefi.context import Context
 
 PART = 5 * upload.MIB  # the least that S3 takes
-# Of this database: the session that holds the backups' lock.
-_HOLDERS = (
-    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted "
-    "AND database = (SELECT oid FROM pg_database WHERE datname = $1)"
-)
 
 
 @asynccontextmanager
@@ -56,17 +52,6 @@ def _outcome(output: bytes) -> str:
     return output.decode().splitlines()[-1].split()[0]
 
 
-async def _until_unlocked(cluster: Cluster, database: str) -> None:
-    """Return once PostgreSQL has noticed that the process which held the lock is gone."""
-    connection = await cluster.connect()
-    try:
-        async with asyncio.timeout(30):
-            while await connection.fetch(_HOLDERS, database):  # noqa: ASYNC110  PostgreSQL tells nobody
-                await asyncio.sleep(0.02)
-    finally:
-        await connection.close()
-
-
 async def test_after_a_kill_the_next_run_works_and_the_left_upload_is_swept(
     backup_env: dict[str, str], backup_ctx: Context, repository: Repository, faults: FaultyS3, cluster: Cluster
 ) -> None:
@@ -79,7 +64,7 @@ async def test_after_a_kill_the_next_run_works_and_the_left_upload_is_swept(
     faults.clear()
 
     assert await repository.ids() == []
-    await _until_unlocked(cluster, backup_env["POSTGRES_DB"])
+    await until_unlocked(cluster, backup_env["POSTGRES_DB"])
     manifest = await back_up(backup_ctx)
 
     assert await repository.ids() == [manifest.id]
@@ -98,10 +83,10 @@ async def test_a_stopped_run_that_lost_its_lock_publishes_nothing(
         process.send_signal(signal.SIGSTOP)
         superuser = await cluster.connect()
         await superuser.execute(
-            f"SELECT pg_terminate_backend(pid) FROM ({_HOLDERS}) AS holders", backup_env["POSTGRES_DB"]
+            f"SELECT pg_terminate_backend(pid) FROM ({HOLDERS}) AS holders", backup_env["POSTGRES_DB"]
         )
         await superuser.close()
-        await _until_unlocked(cluster, backup_env["POSTGRES_DB"])
+        await until_unlocked(cluster, backup_env["POSTGRES_DB"])
 
         manifest = await back_up(backup_ctx)
         process.send_signal(signal.SIGCONT)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 else:
     DirectConnection = asyncpg.Connection
 
+MAINTENANCE = "postgres"  # the database to be connected to while others are made, renamed and dropped
 _CONNECT_TIMEOUT_S = 10.0
 _LOST = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
 # Text of the same value must be the same on every server, whatever a role or a database has set for itself.

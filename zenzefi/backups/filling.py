@@ -8,7 +8,7 @@ import asyncpg
 
 from zenzefi.backups.connections import open_direct
 from zenzefi.backups.errors import RestoreFailed
-from zenzefi.backups.processes import child_environment, find_program, running
+from zenzefi.backups.processes import Child, child_environment, find_program, running
 from zenzefi.settings import Settings
 
 # What pg_restore complains of when the server, and not the backup, is the trouble. libpq's own words are English, as
@@ -39,15 +39,22 @@ async def fill(settings: Settings, database: str, dump: AsyncGenerator[bytes, No
         if await _may_choose_language(settings, database):
             environment["PGOPTIONS"] += " -c lc_messages=C"
         async with running(arguments, environment=environment, with_input=True) as child:
-            with suppress(ConnectionError):  # it ended early, and its complaints say why
+            with suppress(ConnectionError):  # it ended before its input did
                 async for piece in dump:
                     await child.write(piece)
-            code = await child.finish()
-            if code < 0:  # by the kernel, for the memory that it took, or by somebody
-                raise RestoreFailed(f"pg_restore was ended by signal {-code}. {child.complaints}".rstrip())
-            if is_servers_trouble(child.complaints):
-                raise RestoreFailed(f"The server could not take the restored data: {child.complaints}")
+            await _finish(child)
+            # It reads no further than it needs to. Whether all is what was stored shows at the end, as an error.
+            async for _ in dump:
+                pass
             return child.complaints
+
+
+async def _finish(child: Child) -> None:
+    code = await child.finish()
+    if code < 0:  # by the kernel, for the memory that it took, or by somebody
+        raise RestoreFailed(f"pg_restore was ended by signal {-code}. {child.complaints}".rstrip())
+    if is_servers_trouble(child.complaints):
+        raise RestoreFailed(f"The server could not take the restored data: {child.complaints}")
 
 
 def is_servers_trouble(complaints: str) -> bool:

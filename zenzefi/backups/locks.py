@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from zenzefi.backups import queries
-from zenzefi.backups.connections import DirectConnection, open_direct
+from zenzefi.backups.connections import MAINTENANCE, DirectConnection, open_direct
 from zenzefi.backups.errors import Locked, Superseded
 from zenzefi.context import Context
 from zenzefi.settings import Settings
@@ -60,6 +60,20 @@ async def only_run(settings: Settings) -> AsyncIterator[None]:
     async with open_direct(settings) as connection:
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
             raise Locked(await _describe_holder(connection))
+        yield
+
+
+@asynccontextmanager
+async def held_lock(settings: Settings) -> AsyncIterator[None]:
+    """As `only_run`; the lock is the live database's, and where there is none nobody else can run either."""
+    async with open_direct(settings, database=MAINTENANCE) as connection:
+        has_live = await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", settings.postgres_db
+        )
+    if not has_live:
+        yield
+        return
+    async with only_run(settings):
         yield
 
 

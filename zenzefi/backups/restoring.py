@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 import asyncpg
 import structlog
 
-from zenzefi.backups.connections import DirectConnection, open_direct
+from zenzefi.backups.connections import MAINTENANCE, DirectConnection, open_direct
 from zenzefi.backups.errors import BackupDamaged, BackupNotFound, RestoreFailed
-from zenzefi.backups.locks import only_run
+from zenzefi.backups.locks import held_lock
 from zenzefi.backups.models import Manifest, Tell
 from zenzefi.backups.repository import Repository, open_repository
 from zenzefi.backups.scratch import Purpose, base_name, quoted, scratch_database
@@ -23,7 +23,6 @@ from zenzefi.backups.verification import require_key, restore_and_compare, tell_
 from zenzefi.infra.storage import Storage
 from zenzefi.settings import Settings
 
-MAINTENANCE = "postgres"  # the database to be connected to while others are renamed
 _RENAME_TRIES = 5
 _END_SESSIONS_EVERY_S = 0.02
 # Those without a role are the server's own. What else they are, only members of pg_read_all_stats are told.
@@ -67,7 +66,7 @@ async def restore(
             manifest = await repository.get(backup_id)
         require_key(settings, manifest)
         async with (
-            _locked(settings),
+            held_lock(settings),
             scratch_database(settings, Purpose.RESTORING, maintenance=MAINTENANCE) as scratch,
         ):
             await restore_and_compare(settings, repository, manifest, database=scratch, tell=progress or tell_nobody)
@@ -156,18 +155,6 @@ async def _free_name(settings: Settings, connection: DirectConnection, kind: str
         if not await connection.fetchval(_EXISTS, name):
             return name
         await asyncio.sleep(0.1)
-
-
-@asynccontextmanager
-async def _locked(settings: Settings) -> AsyncIterator[None]:
-    """Hold the backups' lock, which is the live database's; without one nobody else can run either."""
-    async with open_direct(settings, database=MAINTENANCE) as connection:
-        has_live = await connection.fetchval(_EXISTS, settings.postgres_db)
-    if not has_live:
-        yield
-        return
-    async with only_run(settings):
-        yield
 
 
 async def _find_newest_verified(repository: Repository) -> Manifest:
