@@ -1,5 +1,6 @@
-"""Binds the listening sockets that all web processes share."""
+"""Binds the sockets that all web processes share and listen on."""
 
+import contextlib
 import errno
 import socket
 
@@ -9,8 +10,19 @@ from zenzefi.server.errors import ServerError
 BACKLOG = 2048
 
 
-def listen(host: str, port: int, *, variables: tuple[str, str]) -> socket.socket:
-    """Listen on a TCP address; `variables` are the settings that name the host and the port. Port 0 takes a free one.
+class OwnListener(socket.socket):
+    """A listening socket that ends with this program; systemd's goes on."""
+
+    def refuse(self) -> None:
+        """Have new connections refused at once, so that a proxy asks the next instance instead of waiting for this."""
+        with contextlib.suppress(OSError):  # nobody listened yet
+            self.shutdown(socket.SHUT_RD)
+
+
+def listen(host: str, port: int, *, variables: tuple[str, str]) -> OwnListener:
+    """Take a TCP address; `variables` are the settings that name the host and the port. Port 0 takes a free one.
+
+    Connections are refused until the first process that serves it listens: see SharedSite.start.
 
     Raises:
         ServerError: the address cannot be had; the message says what to do.
@@ -22,11 +34,10 @@ def listen(host: str, port: int, *, variables: tuple[str, str]) -> socket.socket
         )
     except OSError as error:
         raise ServerError(f"{host_variable}={host} is no address of a network interface: {error.strerror}.") from None
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = OwnListener(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ServerError(_why(error, host, port, host_variable, port_variable)) from None

@@ -12,6 +12,8 @@ import socket
 import structlog
 from aiohttp import web
 
+from zenzefi.server.listening import BACKLOG
+
 # Out of descriptors or memory: an immediate retry would only spin.
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SHORTAGE_PAUSE_S = 0.5
@@ -40,8 +42,12 @@ class SharedSite(web.BaseSite):
         return str(self._listener.getsockname())
 
     async def start(self) -> None:
-        """Accept from now on."""
+        """Accept from now on.
+
+        Not before: a connection that waited for the process to start would have found another instance meanwhile.
+        """
         await super().start()
+        self._listener.listen(BACKLOG)
         self._resume()
 
     async def stop(self) -> None:
