@@ -34,8 +34,10 @@ CONTEXT: Final = "context"  # where arq's dictionary of a run carries ours
 # The sweeps of the default queue work in batches and take milliseconds.
 SHORT: Final = timedelta(minutes=1)
 UTC: Final = ZoneInfo("UTC")
-MAX_TRIES: Final = 5
+MAX_TRIES: Final = 5  # a run that kills its worker uses them up, too
 _RETRY_DEFER_S: Final = 5
+# Another run of the backups may take hours, and a night's backup is worth to wait for: five and a quarter in all.
+LOCKED_DEFERS_S: Final = (60, 600, 3_600, 14_400)
 
 # What passes by itself: the same run may succeed a little later.
 _TRANSIENT: Final = (
@@ -142,7 +144,7 @@ async def _run(line: Line, ctx: Context, args: Any, kwargs: Any, *, job_try: int
         if isinstance(error, _TRANSIENT) and job_try < MAX_TRIES:
             outcome = "deferred"
             log.warning("job_deferred", error=repr(error))
-            raise Retry(defer=_RETRY_DEFER_S * job_try) from error
+            raise Retry(defer=_defer_s(error, job_try)) from error
         result = outcomes.tell_of(error)
         log.exception("job_failed", error=result)
         raise
@@ -152,6 +154,10 @@ async def _run(line: Line, ctx: Context, args: Any, kwargs: Any, *, job_try: int
         if outcome in ("done", "failed"):
             await outcomes.keep(ctx, line.job, succeeded=outcome == "done", result=result, duration_s=duration_s)
     log.info("job_done", result=result, duration_ms=round(duration_s * 1000, 3))
+
+
+def _defer_s(error: Exception, job_try: int) -> int:
+    return LOCKED_DEFERS_S[job_try - 1] if isinstance(error, Locked) else _RETRY_DEFER_S * job_try
 
 
 @contextmanager

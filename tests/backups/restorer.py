@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from typing import Any
+from unittest.mock import patch
 
 import asyncpg
 
@@ -45,5 +46,5 @@ def show(progress: Progress) -> None:
 
 
 if __name__ == "__main__":
-    asyncpg.Connection.execute = execute
-    asyncio.run(restore(_settings, backup_id=backup_id, swap=True, progress=show))
+    with patch.object(asyncpg.Connection, "execute", execute):
+        asyncio.run(restore(_settings, backup_id=backup_id, swap=True, progress=show))

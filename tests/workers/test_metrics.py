@@ -43,12 +43,13 @@ async def until_facts_are_shown(port: int) -> dict[Series, float]:
 async def test_a_new_worker_tells_of_what_others_did_before_it(
     worker_env: dict[str, str], worker_ctx: Context, tmp_path: Path
 ) -> None:
-    yesterday = worker_ctx.now() - timedelta(days=1)
+    now = worker_ctx.now()  # an older finding would not replace that of another test
+    yesterday = now - timedelta(days=1)
     async with worker_ctx.connection() as conn:
         for job in (Job.INSPECT_LEDGER, Job.PURGE_EXPIRED_LOGINS):
             document: JsonObject = {"last_success": yesterday.timestamp()}
-            await facts.put(conn, name=outcomes.fact_name(job), document=document, at=yesterday)
-        await facts.put(conn, name="ledger", document={"imbalance": "-0.05", "faults": 3}, at=yesterday)
+            await facts.put(conn, name=outcomes.fact_name(job), document=document, at=now)
+        await facts.put(conn, name="ledger", document={"imbalance": "-0.05", "faults": 3}, at=now)
     port = find_free_port()
     with run_worker(worker_env | {"WORKER_METRICS_PORT": str(port)}, tmp_path, ["-m", "workers"]) as worker:
         await worker.wait_for("job_done", job=Job.TAKE_SNAPSHOT.value)
