@@ -63,6 +63,18 @@ async def purchase(
     scopes.require_known(scope)
     price = price_of(duration_hours, prices=ctx.settings.token_prices)
     transaction_id, now = ctx.new_id(), ctx.now()
+    issued = issue(ctx, user_id=user_id, duration_hours=duration_hours, scope=scope, price=price, now=now)
+    token = issued.token
+    # First, because the debit locks the wallet until the commit: what can be done before does not hold up the next one.
+    await audit.record(
+        conn,
+        ctx=ctx,
+        actor=actor,
+        action="token.purchase",
+        resource_type="access_token",
+        resource_id=token.token_id,
+        after=terms_of(token),
+    )
     entry = await wallet.debit(
         conn,
         user_id=user_id,
@@ -73,18 +85,7 @@ async def purchase(
         transaction_id=transaction_id,
         now=now,
     )
-    issued = issue(ctx, user_id=user_id, duration_hours=duration_hours, scope=scope, price=price, now=now)
-    token = issued.token
     await queries.insert_tokens(conn, tokens=[token], purchase_transaction_id=transaction_id)
-    await audit.record(
-        conn,
-        ctx=ctx,
-        actor=actor,
-        action="token.purchase",
-        resource_type="access_token",
-        resource_id=token.token_id,
-        after=terms_of(token),
-    )
     after_commit(conn, TOKENS_SOLD.labels(duration_hours).inc)
     await referral_bonuses.hold(
         conn, ctx=ctx, actor=actor, user_id=user_id, purchase_transaction_id=transaction_id, cost=price
