@@ -30,7 +30,7 @@ from zenzefi.audit import service as audit
 from zenzefi.errors import JsonObject, NotFound
 from zenzefi.infra.db import Connection
 from zenzefi.wallet import adjustments
-from zenzefi.wallet.schemas import TransactionSchema
+from zenzefi.wallet.schemas import TransactionSchema, transaction_json
 from zenzefi.web.auth import actor_of, superuser
 from zenzefi.web.declare import docs, json_schema, querystring_schema, response_schema
 from zenzefi.web.idempotency import KEY_PARAMETER, respond_once
@@ -40,7 +40,6 @@ from zenzefi.web.responses import json_response
 
 _SUBJECT: Final = "An address or an account's e-mail (auth), a user's id (api), a token's id (proxy)."
 _USER: Final = UserSchema()
-_TRANSACTION: Final = TransactionSchema()
 _AUDIT_ENTRY: Final = AuditEntrySchema()
 
 
@@ -94,8 +93,7 @@ async def post_adjustment(request: web.Request) -> web.Response:
         entry = await adjustments.adjust(
             conn, ctx=request.app[CTX], user_id=user.id, **request[JSON], actor=actor_of(request)
         )
-        adjusted: JsonObject = _TRANSACTION.dump(entry)
-        return adjusted
+        return transaction_json(entry)
 
     return await respond_once(request, adjust)
 

@@ -1,9 +1,8 @@
 """HTTP of the wallet: the balance, its history, and development's top-up."""
 
-from collections.abc import Mapping
-
 from aiohttp import web
 
+from zenzefi.errors import JsonObject
 from zenzefi.infra.db import Connection
 from zenzefi.wallet import service
 from zenzefi.wallet.models import CURRENCY
@@ -13,6 +12,7 @@ from zenzefi.wallet.schemas import (
     TransactionPageSchema,
     TransactionQuerySchema,
     TransactionSchema,
+    transaction_json,
 )
 from zenzefi.web.auth import actor_of
 from zenzefi.web.declare import docs, json_schema, querystring_schema, response_schema
@@ -20,8 +20,6 @@ from zenzefi.web.idempotency import KEY_PARAMETER, respond_once
 from zenzefi.web.keys import CTX, IDENTITY, JSON, QUERY
 from zenzefi.web.paging import page_of, page_response
 from zenzefi.web.responses import json_response
-
-_TRANSACTION = TransactionSchema()
 
 
 @docs(tags=["wallet"], summary="The balance of your wallet")
@@ -45,7 +43,7 @@ async def list_transactions(request: web.Request) -> web.Response:
         before_entry_no=page.after_number(),
         limit=page.limit,
     )
-    return page_response(_TRANSACTION.dump(entries, many=True), next_entry_no)
+    return page_response([transaction_json(entry) for entry in entries], next_entry_no)
 
 
 @docs(
@@ -59,7 +57,7 @@ async def list_transactions(request: web.Request) -> web.Response:
 async def post_mock_purchase(request: web.Request) -> web.Response:
     """Credit the caller's wallet."""
 
-    async def deposit(conn: Connection) -> Mapping[str, object]:
+    async def deposit(conn: Connection) -> JsonObject:
         entry = await service.deposit_mock_payment(
             conn,
             ctx=request.app[CTX],
@@ -67,8 +65,7 @@ async def post_mock_purchase(request: web.Request) -> web.Response:
             amount=request[JSON]["amount"],
             actor=actor_of(request),
         )
-        deposited: dict[str, object] = _TRANSACTION.dump(entry)
-        return deposited
+        return transaction_json(entry)
 
     return await respond_once(request, deposit, status=201)
 
