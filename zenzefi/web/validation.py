@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from aiohttp import web
@@ -45,7 +46,8 @@ async def validate(request: web.Request, schemas: Iterable[dict[str, Any]]) -> N
         if declared["location"] == "json":
             request[JSON] = _load(schema, await read_json_object(request))
         elif declared["location"] == "querystring":
-            request[QUERY] = _load(schema, _query_fields(request))
+            is_empty = not request.query_string
+            request[QUERY] = dict(_load_nothing(schema)) if is_empty else _load(schema, _query_fields(request))
 
 
 async def read_json_object(request: web.Request) -> dict[str, Any]:
@@ -83,6 +85,12 @@ def _load(schema: Schema, data: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         raise Invalid(dict(_flatten(error.messages_dict))) from None
     return loaded
+
+
+@lru_cache(maxsize=256)
+def _load_nothing(schema: Schema) -> dict[str, Any]:
+    """What an absent query means, which is how most lists are asked for: the defaults, which are constants."""
+    return _load(schema, {})
 
 
 def _query_fields(request: web.Request) -> dict[str, Any]:
