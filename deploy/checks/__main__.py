@@ -8,6 +8,7 @@ from typing import Final
 from deploy.checks.alertmanager import check_alertmanager
 from deploy.checks.dashboards import check_dashboards
 from deploy.checks.failures import CheckFailed
+from deploy.checks.kubernetes import check_kubernetes
 from deploy.checks.metrics import check_metric_names
 from deploy.checks.monitoring import check_monitoring
 from deploy.checks.nginx import check_nginx
@@ -27,6 +28,7 @@ CHECKS: Final[Mapping[str, Callable[[], None]]] = {
     "nginx": check_nginx,
     "nginx-tls": check_tls,
     "nginx-traffic": check_traffic,
+    "kubernetes": check_kubernetes,
     "monitoring": check_monitoring,
 }
 
