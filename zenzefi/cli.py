@@ -222,15 +222,21 @@ def openapi_export(output: IO[str]) -> None:
 @main.command()
 @click.option("--production", is_flag=True, help="Hold everything to the rules of production.")
 @click.option("--before-start", is_flag=True, help="Leave out what only a running service can show.")
+@click.option(
+    "--role",
+    type=click.Choice(["web", "worker", "worker-heavy"]),
+    help="Leave out what is another one's business, where each has only the settings that it needs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def doctor(production: bool, before_start: bool, as_json: bool) -> None:
+def doctor(production: bool, before_start: bool, role: str | None, as_json: bool) -> None:
     """Look at every dependency: ok, warn or fail, with the fix.
 
     Exit code 1 when any of them fails; with --production 3 when nothing fails and something is to be warned of.
     """
-    from zenzefi.doctor import Verdict, examine, worst_of
+    from zenzefi.doctor import Role, Verdict, examine, worst_of
 
-    findings = asyncio.run(examine(production=production, before_start=before_start))
+    own = None if role is None else Role(role)
+    findings = asyncio.run(examine(production=production, before_start=before_start, role=own))
     worst = worst_of(findings)
     if as_json:
         checks = [asdict(finding) for finding in findings]

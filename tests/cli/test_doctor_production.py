@@ -6,8 +6,9 @@ import resource
 import ssl
 import subprocess
 import sys
+import tempfile
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,16 @@ def _verdicts(checks: dict[str, Any], *names: str) -> dict[str, str]:
     return {name: checks[name]["verdict"] for name in names}
 
 
-async def test_settings_that_are_for_a_developer_fail(production_env: dict[str, str], tmp_path: Path) -> None:
-    readable = tmp_path / "postgres_password"
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of this machine may enter, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+async def test_settings_that_are_for_a_developer_fail(production_env: dict[str, str], open_folder: Path) -> None:
+    readable = open_folder / "postgres_password"
     readable.write_text(production_env["POSTGRES_PASSWORD"])
     readable.chmod(0o644)
     wrong = {
@@ -212,6 +221,20 @@ async def test_upkeep_that_stopped_is_found(
     failing = ("s3 safety", "last verification", "ledger", "queue lag", "scheduler")
     assert _verdicts(checks, *failing) == dict.fromkeys(failing, "fail")
     assert checks["queue lag"]["detail"].startswith("jobs wait: default for 1.")
+
+
+@pytest.mark.parametrize(
+    ("role", "others"),
+    [("web", {"s3", "backup key", "mail"}), ("worker-heavy", {"trusted proxies", "payments", "public address"})],
+)
+async def test_a_role_is_not_asked_for_what_only_others_have(
+    production_env: dict[str, str], role: str, others: set[str]
+) -> None:
+    env = {name: value for name, value in production_env.items() if not name.startswith(("STRIPE", "TRUSTED"))}
+    _, checks = await _examine(env | {"PAYMENT_PROVIDER": "none"}, "--role", role)
+    assert not others & set(checks)
+    kept = {"s3", "backup key", "mail", "trusted proxies", "payments", "public address"} - others
+    assert kept | {"postgresql", "passwords", "workers", "last backup"} <= set(checks)
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import StrEnum
 from typing import Final
 
 from zenzefi.doctor.bucket import check_bucket
@@ -27,12 +28,39 @@ _DEMANDED_IN_PRODUCTION: Final = frozenset(
 _RUNNING: Final = frozenset({"workers"})
 
 
+class Role(StrEnum):
+    """What a process is there for, where each has only the settings and the networks that it needs."""
+
+    WEB = "web"
+    WORKER = "worker"
+    WORKER_HEAVY = "worker-heavy"
+
+
+# What others have to be asked about.
+_STORE: Final = frozenset({"s3", "s3 safety", "s3 encryption", "backup key"})
+_FRONT: Final = frozenset(
+    {"trusted proxies", "rate limits", "public address", "certificate", "old tls", "public health", "hsts"}
+    | {"closed ports"}
+)
+_OF_OTHERS: Final[Mapping[Role | None, frozenset[str]]] = {
+    None: frozenset(),
+    Role.WEB: _STORE | {"mail"},
+    Role.WORKER: _STORE | _FRONT,
+    Role.WORKER_HEAVY: _FRONT | {"payments"},
+}
+
+
 async def examine(
-    environ: Mapping[str, str] | None = None, *, production: bool = False, before_start: bool = False
+    environ: Mapping[str, str] | None = None,
+    *,
+    production: bool = False,
+    before_start: bool = False,
+    role: Role | None = None,
 ) -> list[Finding]:
     """Look at everything. Never raises for what it finds; changes nothing.
 
-    `production` holds it to production's rules; `before_start` leaves out what only a running service can show.
+    `production` holds it to production's rules; `before_start` leaves out what only a running service can show; `role`
+    what is another one's business.
     """
     environ = os.environ if environ is None else environ
     machine = [check_parser(), check_open_files()]
@@ -46,21 +74,25 @@ async def examine(
         check_queue(settings),
         check_storage(settings),
         check_upstream(settings),
-        check_mail(settings),
+        # Without its password, which it is not given, it would be refused; a server may lock a login that often is.
+        *(() if "mail" in _OF_OTHERS[role] else (check_mail(settings),)),
     )
     findings = [*check_settings(settings), *(finding for group in groups for finding in group), *machine]
     if production:
-        findings += await _examine_for_production(settings, environ, before_start=before_start)
+        findings += await _examine_for_production(settings, environ, before_start=before_start, role=role)
         findings = [_hold_to_production(finding) for finding in findings]
-    return [finding for finding in findings if not (before_start and finding.name in _RUNNING)]
+    left_out = _OF_OTHERS[role] | (_RUNNING if before_start else frozenset())
+    return [finding for finding in findings if finding.name not in left_out]
 
 
 async def _examine_for_production(
-    settings: Settings, environ: Mapping[str, str], *, before_start: bool
+    settings: Settings, environ: Mapping[str, str], *, before_start: bool, role: Role | None
 ) -> list[Finding]:
     looks = [check_database(settings), check_redis_for_production(settings), check_bucket(settings)]
     if not before_start:
-        looks += [check_upkeep(settings), check_public_address(settings)]
+        looks.append(check_upkeep(settings))
+        if "public address" not in _OF_OTHERS[role]:
+            looks.append(check_public_address(settings))
     groups = await asyncio.gather(*looks)
     return [
         *check_configuration(settings),

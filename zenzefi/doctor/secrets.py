@@ -1,5 +1,6 @@
 """The secrets: hard to guess, each its own, readable by nobody else, and none that this machine does not need."""
 
+import os
 import re
 import stat
 from collections.abc import Mapping
@@ -107,10 +108,14 @@ def _check_files(environ: Mapping[str, str]) -> list[Finding]:
 
 
 def _is_for_all(path: Path) -> bool:
+    """Whether a stranger on this machine could read or write it: no folder on the way keeps him out."""
+    if os.path.ismount(path):
+        return False  # put into a container by itself: nobody else is in there, and the machine's own file is elsewhere
     try:
-        return bool(path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
+        reachable = all(folder.stat().st_mode & stat.S_IXOTH for folder in path.resolve().parents)
+        return reachable and bool(path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
     except OSError:
-        return False  # the settings have said so already, if it is one of theirs
+        return False  # the settings have said so already
 
 
 def _check_backup_keys(settings: Settings) -> list[Finding]:
