@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from deploy.checks.acme import check_acme
 from deploy.checks.alertmanager import check_alertmanager
 from deploy.checks.dashboards import check_dashboards
 from deploy.checks.failures import CheckFailed
@@ -12,6 +13,7 @@ from deploy.checks.kubernetes import check_kubernetes
 from deploy.checks.metrics import check_metric_names
 from deploy.checks.monitoring import check_monitoring
 from deploy.checks.nginx import check_nginx
+from deploy.checks.nginx_failover import check_failover
 from deploy.checks.nginx_tls import check_tls
 from deploy.checks.nginx_traffic import check_traffic
 from deploy.checks.rules import check_alerts, check_rules
@@ -27,7 +29,9 @@ CHECKS: Final[Mapping[str, Callable[[], None]]] = {
     "alertmanager": check_alertmanager,
     "nginx": check_nginx,
     "nginx-tls": check_tls,
+    "acme": check_acme,
     "nginx-traffic": check_traffic,
+    "nginx-failover": check_failover,
     "kubernetes": check_kubernetes,
     "monitoring": check_monitoring,
 }
