@@ -10,7 +10,8 @@ import structlog
 from zenzefi.backups.connections import MAINTENANCE, DirectConnection, open_direct
 from zenzefi.backups.errors import BackupNotFound, RestoreFailed
 from zenzefi.backups.locks import held_lock
-from zenzefi.backups.scratch import Purpose, base_name, quoted
+from zenzefi.backups.properties import quoted
+from zenzefi.backups.scratch import Purpose, base_name
 from zenzefi.settings import Settings
 
 # A size takes the right to connect, which members of the owner have.

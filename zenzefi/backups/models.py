@@ -10,6 +10,7 @@ from typing import Any, Self, TypeAlias
 from uuid import UUID
 
 from zenzefi.backups.errors import BackupDamaged
+from zenzefi.backups.properties import DatabaseProperties
 
 FORMAT = 1  # of the manifest; a reader refuses what it does not know
 _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{12}")
@@ -60,7 +61,10 @@ class SnapshotProof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """One backup. ``created_at`` is when its run began; its data is younger by the seconds that the snapshot took."""
+    """One backup. ``created_at`` is when its run began; its data is younger by the seconds that the snapshot took.
+
+    Those that earlier versions made have no ``properties``.
+    """
 
     id: str
     run_id: UUID
@@ -75,6 +79,7 @@ class Manifest:
     stored_size: int
     sha256: str
     proof: SnapshotProof
+    properties: DatabaseProperties | None = None
     verification: Verification = field(default_factory=Verification)
 
     @property
@@ -121,6 +126,7 @@ class Manifest:
                 "at": _write_time(self.verification.at) if self.verification.at else None,
                 "reason": self.verification.reason,
             },
+            "properties": self.properties.to_document() if self.properties else None,
             "proof": {
                 "migration_head": self.proof.migration_head,
                 "schema": dict(self.proof.schema),
@@ -172,7 +178,7 @@ def is_id(text: str) -> bool:
 
 
 def _read_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    verification, proof = document["verification"], document["proof"]
+    verification, proof, properties = document["verification"], document["proof"], document.get("properties")
     return {
         **{
             name: str(document[name])
@@ -189,6 +195,7 @@ def _read_fields(document: Mapping[str, Any]) -> dict[str, Any]:
             at=_read_time(verification["at"]) if verification["at"] else None,
             reason=verification["reason"],
         ),
+        "properties": DatabaseProperties.from_document(properties) if properties else None,
         "proof": SnapshotProof(
             migration_head=proof["migration_head"],
             tables={

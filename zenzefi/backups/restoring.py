@@ -17,8 +17,9 @@ from zenzefi.backups.connections import MAINTENANCE, DirectConnection, open_dire
 from zenzefi.backups.errors import BackupDamaged, BackupNotFound, RestoreFailed
 from zenzefi.backups.locks import held_lock
 from zenzefi.backups.models import Manifest, Tell
+from zenzefi.backups.properties import quoted, restore_session_settings
 from zenzefi.backups.repository import Repository, open_repository
-from zenzefi.backups.scratch import Purpose, base_name, quoted, scratch_database
+from zenzefi.backups.scratch import Purpose, base_name, scratch_database
 from zenzefi.backups.verification import require_key, restore_and_compare, tell_nobody
 from zenzefi.infra.storage import Storage
 from zenzefi.settings import Settings
@@ -67,9 +68,13 @@ async def restore(
         require_key(settings, manifest)
         async with (
             held_lock(settings),
-            scratch_database(settings, Purpose.RESTORING, maintenance=MAINTENANCE) as scratch,
+            scratch_database(
+                settings, Purpose.RESTORING, properties=manifest.properties, maintenance=MAINTENANCE
+            ) as scratch,
         ):
             await restore_and_compare(settings, repository, manifest, database=scratch, tell=progress or tell_nobody)
+            if manifest.properties is not None:
+                await restore_session_settings(settings, scratch, manifest.properties)
             name = await _keep(settings, scratch)
     log.info("backup_restored", backup=manifest.id, database=name)
     if swap:

@@ -13,6 +13,7 @@ import structlog
 
 from zenzefi.backups.connections import DirectConnection, open_direct
 from zenzefi.backups.errors import RestoreFailed
+from zenzefi.backups.properties import DatabaseProperties, find_properties, grant_privileges, quoted
 from zenzefi.infra.migration_backend import APP_ROLE
 from zenzefi.settings import Settings
 
@@ -21,13 +22,6 @@ _SUFFIX_BYTES = 24  # of the longest of our endings
 _HASH_CHARS = 8
 # PostgreSQL restarts where the disk is full, and only dropping this database makes room again.
 _DROP_AGAIN_AFTER_S = (1.0, 4.0)
-# A database of the same locale sorts text, and so builds indexes, in the same way.
-_LOCALE = """
-SELECT datlocprovider::text AS provider, datcollate AS collate, datctype AS ctype,
-    coalesce(to_jsonb(pg_database) ->> 'datlocale', to_jsonb(pg_database) ->> 'daticulocale') AS locale
-FROM pg_database WHERE datname = $1
-"""
-_PROVIDERS = {"i": "LOCALE_PROVIDER icu ICU_LOCALE", "b": "LOCALE_PROVIDER builtin BUILTIN_LOCALE"}
 
 log = structlog.get_logger(__name__)
 
@@ -49,11 +43,6 @@ def base_name(settings: Settings) -> str:
     return f"{kept}_{hashlib.sha256(name.encode()).hexdigest()[:_HASH_CHARS]}"
 
 
-def quoted(name: str) -> str:
-    """A name as SQL takes it, whatever is in it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 async def drop(connection: DirectConnection, name: str) -> None:
     """Drop a database, whoever is connected to it. Idempotent."""
     await connection.execute(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)")
@@ -72,11 +61,16 @@ async def drop_leftovers(settings: Settings, connection: DirectConnection) -> li
 
 @asynccontextmanager
 async def scratch_database(
-    settings: Settings, purpose: Purpose, *, maintenance: str | None = None
+    settings: Settings,
+    purpose: Purpose,
+    *,
+    properties: DatabaseProperties | None,
+    maintenance: str | None = None,
 ) -> AsyncIterator[str]:
-    """Make an empty database; at the end of the block it is dropped, unless it has another name by then.
+    """Make an empty database, with the backup's properties, or else the live one's.
 
-    ``maintenance`` is the database to connect to meanwhile, else the product's. The caller holds the backups' lock.
+    At the end of the block it is dropped, unless it has another name by then. ``maintenance`` is the database to use
+    meanwhile, else the product's. The caller holds the backups' lock.
 
     Raises:
         RestoreFailed: the login may not make one, or there is no room.
@@ -86,42 +80,39 @@ async def scratch_database(
     try:
         async with open_direct(settings, database=maintenance) as connection:
             await drop_leftovers(settings, connection)
-            await _create(settings, connection, name)
+            await _create(settings, connection, name, properties)
         yield name
     finally:
         await asyncio.shield(_drop_quietly(settings, name, maintenance))
 
 
-async def _create(settings: Settings, connection: DirectConnection, name: str) -> None:
+async def _create(
+    settings: Settings, connection: DirectConnection, name: str, properties: DatabaseProperties | None
+) -> None:
     owner = settings.postgres_owner_user
+    properties = properties or await find_properties(connection, settings.postgres_db)
+    options = (
+        properties.options(server_major=connection.get_server_version().major) if properties else "ENCODING 'UTF8'"
+    )
     try:
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", APP_ROLE):
             await connection.execute(f"CREATE ROLE {APP_ROLE} NOLOGIN")  # a new server, where nothing was migrated yet
-        locale = await _describe_locale(settings, connection)
-        await connection.execute(
-            f"CREATE DATABASE {quoted(name)} OWNER {quoted(owner)} TEMPLATE template0 ENCODING 'UTF8' {locale}"
-        )
+        await connection.execute(f"CREATE DATABASE {quoted(name)} OWNER {quoted(owner)} TEMPLATE template0 {options}")
+        if properties is not None:
+            await grant_privileges(connection, name, properties)
     except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError) as error:
         raise RestoreFailed(
             f"The login {settings.backup.postgres_user!r} cannot make a database for {owner!r}: {error}. "
             f"It needs CREATEDB, and to be {owner!r} or a member of it."
         ) from error
+    except (
+        asyncpg.WrongObjectTypeError,
+        asyncpg.FeatureNotSupportedError,
+        asyncpg.InvalidParameterValueError,
+    ) as error:
+        raise RestoreFailed(f"The server does not have the locale of the backup ({options}): {error}.") from error
     except (asyncpg.DiskFullError, asyncpg.PostgresIOError) as error:
         raise RestoreFailed(f"The server has no room for the database to restore into: {error}.") from error
-
-
-async def _describe_locale(settings: Settings, connection: DirectConnection) -> str:
-    row = await connection.fetchrow(_LOCALE, settings.postgres_db)
-    if row is None:
-        return ""
-    clauses = f"LC_COLLATE {_literal(row['collate'])} LC_CTYPE {_literal(row['ctype'])}"
-    if provider := _PROVIDERS.get(row["provider"]):
-        clauses += f" {provider} {_literal(row['locale'])}"
-    return clauses
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 async def _drop_quietly(settings: Settings, name: str, maintenance: str | None) -> None:

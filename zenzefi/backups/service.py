@@ -20,6 +20,7 @@ from zenzefi.backups.findings import note
 from zenzefi.backups.locks import Run, exclusive_run
 from zenzefi.backups.models import Manifest, Progress, Tell, make_id
 from zenzefi.backups.proof import take_proof
+from zenzefi.backups.properties import find_properties
 from zenzefi.backups.repository import Repository, open_repository
 from zenzefi.backups.upload import MultipartUpload, Uploaded, first_part_size, upload
 from zenzefi.context import Context
@@ -98,6 +99,7 @@ async def _make(ctx: Context, repository: Repository, run: Run, *, tell: Tell) -
             lock=repository.object_lock(created_at),
         )
         estimate = await _estimate(repository) or snapshot.database_size
+        properties = await find_properties(snapshot.connection, ctx.settings.postgres_db)
         proof, uploaded = await _both(
             take_proof(snapshot.connection),
             _store(ctx, target, program=program, snapshot=snapshot, tell=partial(_tell_stored, tell, estimate)),
@@ -116,6 +118,7 @@ async def _make(ctx: Context, repository: Repository, run: Run, *, tell: Tell) -
         stored_size=uploaded.size,
         sha256=uploaded.sha256,
         proof=proof,
+        properties=properties,
     )
 
 

@@ -143,7 +143,7 @@ async def _find_untried(repository: Repository) -> Manifest | None:
 
 async def _try(ctx: Context, repository: Repository, manifest: Manifest, *, tell: Tell) -> str | None:
     """What is wrong with the backup; None when it is proven."""
-    async with scratch_database(ctx.settings, Purpose.VERIFYING) as database:
+    async with scratch_database(ctx.settings, Purpose.VERIFYING, properties=manifest.properties) as database:
         try:
             await restore_and_compare(ctx.settings, repository, manifest, database=database, tell=tell)
         except BackupDamaged as error:
