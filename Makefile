@@ -13,10 +13,11 @@ PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3.13 python3.12 python3.11 python3)
 ARGS ?=
 # Benchmarks and options: make bench BENCH="observability --quick"
 BENCH ?=
+# Load tests are set by variables: make loadtest LOADTEST_USERS=200 LOADTEST_SECONDS=300; loadtest/README.md has them all
 # Which checks of deploy/: make check-deploy CHECK="rules dashboards"
 CHECK ?=
 
-.PHONY: help run test lint bench check-deploy
+.PHONY: help run test lint bench loadtest check-deploy
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +25,7 @@ help:
 	@echo 'make test   run all tests (POSTGRES_SERVER= and REDIS_HOST= use those servers; ARGS= goes to pytest)'
 	@echo 'make lint   check formatting, rules, types, import directions and migrations'
 	@echo 'make bench  measure, and write loadtest/results (BENCH= names benchmarks and takes --quick)'
+	@echo 'make loadtest  load what make run has started, with Locust (LOADTEST_USERS=100, LOADTEST_SECONDS=60, …)'
 	@echo 'make check-deploy  check deploy/ with the real tools, which it downloads into .tools (CHECK= names checks)'
 	@echo 'PYTHON=     which interpreter makes .venv, 3.11 or newer (default: the newest found)'
 
@@ -44,6 +46,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@exec "$(BIN)/python" -m loadtest.bench $(BENCH)
+
+loadtest: $(INSTALLED)
+	@exec "$(BIN)/python" -m loadtest.run
 
 check-deploy: $(INSTALLED)
 	@exec "$(BIN)/python" -m deploy.checks $(CHECK)

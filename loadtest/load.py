@@ -49,7 +49,7 @@ async def send_each(url: str, requests: Sequence[bytes], *, connections: int, se
     Raises:
         OSError: a connection was refused or lost.
     """
-    return await _send(url, cycle(requests), connections=connections, seconds=seconds)
+    return await send_from(url, cycle(requests), connections=connections, seconds=seconds)
 
 
 async def send_once(url: str, requests: Sequence[bytes], *, connections: int = 1) -> Load:
@@ -58,10 +58,15 @@ async def send_once(url: str, requests: Sequence[bytes], *, connections: int = 1
     Raises:
         OSError: a connection was refused or lost.
     """
-    return await _send(url, iter(requests), connections=connections, seconds=math.inf)
+    return await send_from(url, iter(requests), connections=connections, seconds=math.inf)
 
 
-async def _send(url: str, requests: Iterator[bytes], *, connections: int, seconds: float) -> Load:
+async def send_from(url: str, requests: Iterator[bytes], *, connections: int, seconds: float) -> Load:
+    """As ``send_each``, but whatever comes next, until there is no more.
+
+    Raises:
+        OSError: a connection was refused or lost.
+    """
     load = Load()
     host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
     started = time.perf_counter()

@@ -1,8 +1,10 @@
-"""The journeys of real users, for Locust: `locust -f loadtest/locustfile.py` from the project's folder.
+"""The journeys of real users, for Locust: `locust -f loadtest/locustfile.py --headless` from the project's folder.
 
-`make loadtest` runs it headless; loadtest/README.md has the variables. The people come from LOADTEST_PEOPLE_FILE, or
-are made in the database that the product's variables name. Each request is one of the next person: the product's
-limits, which count by user and by token, stay on and are not met.
+`make loadtest` does it all; loadtest/README.md has the variables. The people come from LOADTEST_PEOPLE_FILE, or are
+made in the database that the product's variables name. Each request is one of the next person: the product's limits,
+which count by user and by token, stay on and are not met.
+
+Of the product it imports next to nothing, so that it also runs where only Locust is installed.
 """
 
 import os
@@ -20,12 +22,15 @@ from locust.env import Environment
 from locust.runners import WorkerRunner
 
 from loadtest.people import Person, load_people
-from loadtest.plan import Plan, Shape
+from loadtest.plan import Plan
 from loadtest.shapes import users_at
-from loadtest.stack import target_url
+from zenzefi.environment import SettingsError
 
 API = "/api/v1"
-PLAN = Plan.from_env(os.environ)
+try:
+    PLAN = Plan.from_env(os.environ)
+except SettingsError as error:
+    sys.exit(f"error: {error}")
 
 
 class Crowd:
@@ -61,7 +66,7 @@ def _people_lines() -> str:
 class Customer(FastHttpUser):
     """Signs in, then does what customers do, so many times a second."""
 
-    host = target_url(os.environ)
+    host = PLAN.url
     wait_time = constant_throughput(PLAN.per_user_per_second)
 
     def on_start(self) -> None:
@@ -110,20 +115,17 @@ _JOURNEYS: dict[str, Callable[[Customer], None]] = {name: getattr(Customer, name
 Customer.tasks = [task for name, task in _JOURNEYS.items() for _ in range(PLAN.weights[name])]
 
 
-if PLAN.shape is not Shape.STEADY:  # Locust uses whatever shape it finds here
+class PlannedShape(LoadTestShape):
+    """As many users as the plan has at each moment; Locust uses whatever shape it finds here."""
 
-    class PlannedShape(LoadTestShape):
-        """As many users as the plan has at each moment."""
+    _began_at_s: float | None = None  # the clock runs from the first question
 
-        _began_at_s: float | None = None  # the clock runs from the first question
-
-        def tick(self) -> tuple[int, float] | None:
-            """The users of this moment, and how many may come in a second; None ends the test."""
-            now_s = time.monotonic()
-            if self._began_at_s is None:
-                self._began_at_s = now_s
-            users = users_at(PLAN, now_s - self._began_at_s)
-            return None if users is None else (users, float(max(users, 10)))
+    def tick(self) -> tuple[int, float] | None:
+        """The users of this moment, and how many may come in a second; None ends the test."""
+        now_s = time.monotonic()
+        if self._began_at_s is None:
+            self._began_at_s = now_s
+        return users_at(PLAN, now_s - self._began_at_s)
 
 
 def prepare(**_: Any) -> None:

@@ -21,6 +21,11 @@ _MIB = 1024 * 1024
 _WEIGHT_UNITS = 100
 
 
+def target_url(environ: Mapping[str, str]) -> str:
+    """Where the requests go: LOADTEST_URL, or PORT of this machine."""
+    return (environ.get("LOADTEST_URL") or f"http://127.0.0.1:{environ.get('PORT') or 8000}").rstrip("/")
+
+
 class Shape(StrEnum):
     """How the number of users goes over time."""
 
@@ -59,6 +64,7 @@ class Thresholds:
 class Plan:
     """The whole of it."""
 
+    url: str
     users: int
     per_user_per_second: float
     seconds: int
@@ -80,11 +86,12 @@ class Plan:
         reader = EnvironmentReader(environ)
         large_bytes = reader.integer("LOADTEST_LARGE_BYTES", _MIB, least=0, most=1024 * _MIB)
         return cls(
+            url=target_url(environ),
             users=reader.integer("LOADTEST_USERS", 100, least=1, most=100_000),
             per_user_per_second=_number(reader, "LOADTEST_RATE", 10.0),
             seconds=reader.integer("LOADTEST_SECONDS", 60, least=1, most=604_800),
             shape=reader.read("LOADTEST_SHAPE", Shape, "steady, ramp, spike or soak", default=Shape.STEADY),
-            people=reader.integer("LOADTEST_PEOPLE", 1000, least=1, most=1_000_000),
+            people=reader.integer("LOADTEST_PEOPLE_COUNT", 1000, least=1, most=1_000_000),
             people_file=reader.text("LOADTEST_PEOPLE_FILE", ""),
             small_path=reader.text("LOADTEST_SMALL_PATH", "/certificates/filter"),
             large_path=reader.text("LOADTEST_LARGE_PATH", f"/big?bytes={large_bytes}"),

@@ -16,11 +16,6 @@ class NothingToLoad(Exception):
     """There is no installation to be found; the message says how to name or start one."""
 
 
-def target_url(environ: Mapping[str, str]) -> str:
-    """Where the requests go: LOADTEST_URL, or PORT of this machine."""
-    return (environ.get("LOADTEST_URL") or f"http://{LOOPBACK}:{environ.get('PORT') or 8000}").rstrip("/")
-
-
 def require_answer(url: str) -> None:
     """Raise NothingToLoad unless something healthy answers there."""
     try:
