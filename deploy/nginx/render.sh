@@ -33,7 +33,7 @@ listen_lines() {
             *:*) ;;
             *) [ ! -e /proc/net/if_inet6 ] || echo "    listen [::]:$address$2;" ;;
         esac
-    done
+    done | awk '!seen[$0]++'
 }
 
 # Names are asked for anew while nginx runs, from 1.27.3 on.
