@@ -27,7 +27,6 @@ CUSTOM: Final[Mapping[tuple[str, str], frozenset[str]]] = {
             "storage",
             "resources",
             "affinity",
-            "monitoring",
         }
     ),
     ("postgresql.cnpg.io/v1", "Pooler"): frozenset({"cluster", "instances", "type", "pgbouncer"}),
