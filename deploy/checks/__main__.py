@@ -7,6 +7,7 @@ from typing import Final
 
 from deploy.checks.acme import check_acme
 from deploy.checks.alertmanager import check_alertmanager
+from deploy.checks.backup_by_hand import check_backup_by_hand
 from deploy.checks.dashboards import check_dashboards
 from deploy.checks.failures import CheckFailed
 from deploy.checks.kubernetes import check_kubernetes
@@ -33,6 +34,7 @@ CHECKS: Final[Mapping[str, Callable[[], None]]] = {
     "nginx-traffic": check_traffic,
     "nginx-failover": check_failover,
     "kubernetes": check_kubernetes,
+    "backup-by-hand": check_backup_by_hand,
     "monitoring": check_monitoring,
 }
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,10 @@ class Servers:
         except DevStackError as error:
             raise CheckFailed(str(error)) from error
         return child
+
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Have something else end with the servers."""
+        self._stack.callback(callback)
 
     def run_product(self, environment: Mapping[str, str]) -> Plan:
         """Start what `zenzefi dev up` starts, with these variables; raises CheckFailed."""
