@@ -75,6 +75,31 @@ async def serve(
 
 
 @asynccontextmanager
+async def whole_installation(
+    bench: Bench, name: str, *, processes: int
+) -> AsyncIterator[tuple[Served, dict[str, str]]]:
+    """All that a customer's request may meet, with its variables: web processes, a worker and the demo upstream.
+
+    The limits are on, are checked on every request, and are not reached.
+    """
+    worker_port = find_free_port()
+    async with upstream(bench) as upstream_url:
+        environment = bench.servers.environment(
+            name,
+            ZENZEFI_TARGET_URL=upstream_url,
+            WORKER_METRICS_PORT=str(worker_port),
+            RATE_LIMIT_AUTH="1000000/3600",
+            RATE_LIMIT_API="1000000/60",
+            RATE_LIMIT_PROXY="1000000/60",
+        )
+        async with (
+            serve(bench, environment, processes=processes) as served,
+            program(bench, "worker", ["zenzefi", "worker"], environment, worker_port),
+        ):
+            yield served, environment
+
+
+@asynccontextmanager
 async def serve_module(
     bench: Bench, module: str, *options: str, environment: Mapping[str, str], name: str | None = None
 ) -> AsyncIterator[Served]:
