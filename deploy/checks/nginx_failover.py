@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import signal
+import ssl
 import time
 import urllib.request
 from collections import Counter
@@ -14,7 +15,15 @@ from typing import Final
 
 from deploy.checks import debian
 from deploy.checks.failures import CheckFailed, require
-from deploy.checks.nginx_servers import Nginx, WebInstance, buy_token, make_certificate, run_instances, run_nginx
+from deploy.checks.nginx_servers import (
+    SERVER_NAME,
+    Nginx,
+    WebInstance,
+    buy_token,
+    make_certificate,
+    run_instances,
+    run_nginx,
+)
 from deploy.checks.servers import Servers, open_servers
 from zenzefi.devstack.ports import LOOPBACK, find_free_port
 from zenzefi.devstack.process import ChildProcess
@@ -158,14 +167,15 @@ async def _check_repetition(servers: Servers) -> None:
         gets = await _ask(nginx, "GET")
         seen_before = good.requests + dying.requests
         posts = await _ask(nginx, "POST")
+        posts += await _ask_bare(nginx)
         seen = good.requests + dying.requests - seen_before
         refused = await _ask(other, "POST")
         died = dying.requests
     faults = []
     if gets != {200: _ASKED}:
         faults.append(f"GET beside an instance that dies: {dict(gets)}")
-    if seen != _ASKED or not posts[502]:
-        faults.append(f"POST beside an instance that dies: {dict(posts)}, and the instances saw {seen} of {_ASKED}")
+    if seen != 2 * _ASKED or not posts[502]:
+        faults.append(f"POST beside an instance that dies: {dict(posts)}, and the instances saw {seen} of {2 * _ASKED}")
     if refused != {200: _ASKED}:
         faults.append(f"POST beside an instance that is down: {dict(refused)}")
     if not died:
@@ -198,4 +208,16 @@ async def _ask(nginx: Nginx, method: str) -> Counter[int]:
         for _ in range(_ASKED):
             async with client.request(method, "/api/v1/proxy/x", data=b"a" if method == "POST" else None) as response:
                 answers[response.status] += 1
+    return answers
+
+
+async def _ask_bare(nginx: Nginx) -> Counter[int]:
+    """By a POST that has no body at all, not even one of no bytes: nginx has nothing then that it could not repeat."""
+    answers: Counter[int] = Counter()
+    tls = ssl.create_default_context(cafile=str(nginx.certificate))
+    for _ in range(_ASKED):
+        reader, writer = await asyncio.open_connection(LOOPBACK, nginx.https_port, ssl=tls, server_hostname=SERVER_NAME)
+        writer.write(f"POST /api/v1/proxy/x HTTP/1.1\r\nHost: {SERVER_NAME}\r\nConnection: close\r\n\r\n".encode())
+        answers[int((await reader.read()).split()[1])] += 1
+        writer.close()
     return answers
