@@ -17,7 +17,7 @@ BENCH ?=
 # Which checks of deploy/: make check-deploy CHECK="rules dashboards"
 CHECK ?=
 
-.PHONY: help run test lint bench loadtest check-deploy
+.PHONY: help run test lint bench loadtest check-deploy check-migrations
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo 'make bench  measure, and write loadtest/results (BENCH= names benchmarks and takes --quick)'
 	@echo 'make loadtest  load what make run has started, with Locust (LOADTEST_USERS=100, LOADTEST_SECONDS=60, …)'
 	@echo 'make check-deploy  check deploy/ with the real tools, which it downloads into .tools (CHECK= names checks)'
+	@echo 'make check-migrations  try the migrations up, down and up again (POSTGRES_SERVER= uses that server)'
 	@echo 'PYTHON=     which interpreter makes .venv, 3.11 or newer (default: the newest found)'
 
 # make hands SIGTERM on to this recipe, and the terminal Ctrl-C. For a kill -9 of make it cannot, so the launcher ties
@@ -46,6 +47,12 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@exec "$(BIN)/python" -m loadtest.bench $(BENCH)
+
+# Up, all the way down and up again on fresh databases with the same schema, killed runs, and whether the release before
+# can serve on the new schema. `make test` has the same tests.
+check-migrations: $(INSTALLED)
+	@"$(BIN)/squawk" $(filter-out %.rollback.sql,$(wildcard migrations/*.sql))
+	@exec "$(BIN)/python" -m pytest tests/migrations tests/deploy/test_rollout_migrations.py $(ARGS)
 
 loadtest: $(INSTALLED)
 	@exec "$(BIN)/python" -m loadtest.run
