@@ -17,24 +17,34 @@ from deploy.checks.nginx import check_nginx
 from deploy.checks.nginx_failover import check_failover
 from deploy.checks.nginx_tls import check_tls
 from deploy.checks.nginx_traffic import check_traffic
+from deploy.checks.rollout import check_rollout
 from deploy.checks.rules import check_alerts, check_rules
+from deploy.checks.shell import check_shell
+from deploy.checks.systemd import check_systemd
+from deploy.checks.systemd_services import check_services
 from deploy.checks.text import check_yaml
+from deploy.checks.workflows import check_workflows
 
 # In this order: the quick ones first.
 CHECKS: Final[Mapping[str, Callable[[], None]]] = {
     "yaml": check_yaml,
+    "shell": check_shell,
+    "workflows": check_workflows,
     "alerts": check_alerts,
     "dashboards": check_dashboards,
     "metric-names": check_metric_names,
     "rules": check_rules,
     "alertmanager": check_alertmanager,
+    "systemd": check_systemd,
+    "systemd-services": check_services,
     "nginx": check_nginx,
     "nginx-tls": check_tls,
     "acme": check_acme,
     "nginx-traffic": check_traffic,
     "nginx-failover": check_failover,
-    "kubernetes": check_kubernetes,
     "backup-by-hand": check_backup_by_hand,
+    "kubernetes": check_kubernetes,
+    "rollout": check_rollout,
     "monitoring": check_monitoring,
 }
 
