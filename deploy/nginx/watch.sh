@@ -9,7 +9,7 @@ certificate=${NGINX_CERTIFICATE:-/etc/zenzefi/certificates/zenzefi.pem}
 master=$1
 
 fingerprint() {
-    cksum <"$certificate" 2>/dev/null || echo none
+    { sha256sum <"$certificate"; } 2>/dev/null || echo none
 }
 
 served=$(fingerprint)
