@@ -1,44 +1,50 @@
-"""When connections are refused: a proxy before several instances asks the next one then, and waits for no other."""
+"""How a listening socket stops listening."""
 
-import asyncio
-import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 
-from tests.server.supervised import supervised
-from tests.server.support import HOST
-from zenzefi.server.listening import listen
+import pytest
 
-DRIP = b"GET /drip?events=10 HTTP/1.1\r\n" + HOST + b"\r\n"  # an answer that takes a second
+from zenzefi.server.listening import OwnListener, listen
 
 
-async def test_connections_are_refused_until_a_process_listens() -> None:
-    with listen("127.0.0.1", 0, variables=("HOST", "PORT")) as listener:
-        port = listener.getsockname()[1]
-        assert not await _is_accepted(port)
-        listener.listen()  # as each process does that is ready to serve
-        assert await _is_accepted(port)
+def _listen() -> OwnListener:
+    listener = listen("127.0.0.1", 0, variables=("HOST", "PORT"))
+    listener.listen(16)
+    listener.settimeout(10)
+    return listener
+
+
+def test_connections_that_wait_are_taken_before_new_ones_are_refused() -> None:
+    with _listen() as listener:
+        address = listener.getsockname()
+        clients = [socket.create_connection(address, timeout=10) for _ in range(5)]
+        assert listener._queue_length() == len(clients)
+        with ThreadPoolExecutor(1) as pool:
+            refusing = pool.submit(listener.refuse)
+            time.sleep(0.05)  # whether it waits cannot be awaited
+            assert not refusing.done()
+            accepted = [listener.accept()[0] for _ in clients]
+            refusing.result(timeout=10)
+        for client, connection in zip(clients, accepted, strict=True):
+            client.sendall(b"?")
+            assert connection.recv(1) == b"?"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=10)
+        for open_socket in (*clients, *accepted):
+            open_socket.close()
+
+
+def test_connections_that_nobody_takes_do_not_hold_up_the_end() -> None:
+    with _listen() as listener, socket.create_connection(listener.getsockname(), timeout=10) as client:
+        started = time.monotonic()
         listener.refuse()
-        assert not await _is_accepted(port)
+        assert 0.4 < time.monotonic() - started < 5
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
 
 
-async def test_connections_are_refused_as_soon_as_a_server_drains() -> None:
-    async with supervised(1) as running:
-        await running.logged("serving")
-        async with running.connect() as client:
-            await client.send(DRIP)
-            await client.reader.readuntil(b"data: 0")
-            running.signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
-                while await _is_accepted(running.port):  # noqa: ASYNC110  nobody tells when the signal has arrived
-                    await asyncio.sleep(0.01)
-            assert running.process.returncode is None
-            assert (await client.rest()).endswith(b"data: 9\n\n\r\n0\r\n\r\n")
-        assert await running.ended() == 0
-
-
-async def _is_accepted(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except ConnectionRefusedError:
-        return False
-    writer.close()
-    return True
+def test_a_socket_that_nobody_listened_on_yet_ends_at_once() -> None:
+    with listen("127.0.0.1", 0, variables=("HOST", "PORT")) as listener:
+        listener.refuse()

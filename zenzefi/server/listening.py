@@ -3,20 +3,39 @@
 import contextlib
 import errno
 import socket
+import struct
+import time
 
 from zenzefi.server.errors import ServerError
 
 # Connections that wait while every process is busy or restarting; the kernel caps it at net.core.somaxconn.
 BACKLOG = 2048
+# While new ones come, the processes take those that wait within milliseconds; a process that hangs takes none.
+_QUEUE_TIMEOUT_S = 0.5
+_QUEUE_POLL_S = 0.001
+# struct tcp_info (linux/tcp.h): eight bytes, then rto, ato, snd_mss, rcv_mss, and what is the length of the queue of a
+# socket that listens.
+_TCP_INFO_QUEUE = struct.Struct("=24xI")
 
 
 class OwnListener(socket.socket):
     """A listening socket that ends with this program; systemd's goes on."""
 
     def refuse(self) -> None:
-        """Have new connections refused at once, so that a proxy asks the next instance instead of waiting for this."""
+        """Have new connections refused at once, so that a proxy asks the next instance instead of waiting for this.
+
+        Call it while the processes still accept. Those that wait to be accepted would be reset, and a proxy that has
+        sent a POST may not repeat it: the moment to refuse is when nobody waits.
+        """
+        deadline = time.monotonic() + _QUEUE_TIMEOUT_S
+        while self._queue_length() and time.monotonic() < deadline:
+            time.sleep(_QUEUE_POLL_S)
         with contextlib.suppress(OSError):  # nobody listened yet
             self.shutdown(socket.SHUT_RD)
+
+    def _queue_length(self) -> int:
+        information = self.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_QUEUE.size)
+        return int(_TCP_INFO_QUEUE.unpack(information)[0])
 
 
 def listen(host: str, port: int, *, variables: tuple[str, str]) -> OwnListener:

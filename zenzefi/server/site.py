@@ -68,6 +68,9 @@ class SharedSite(web.BaseSite):
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another process was faster, or the client has gone already
         except OSError as error:
+            if error.errno == errno.EINVAL:  # it listens no more: OwnListener.refuse
+                self._loop.remove_reader(self._listener)
+                return
             if error.errno not in _SHORTAGES:
                 raise
             log.error("accept_failed", reason=error.strerror)  # noqa: TRY400  the reason says all
