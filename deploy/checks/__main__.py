@@ -8,7 +8,11 @@ from typing import Final
 from deploy.checks.acme import check_acme
 from deploy.checks.alertmanager import check_alertmanager
 from deploy.checks.backup_by_hand import check_backup_by_hand
+from deploy.checks.compose import check_compose
+from deploy.checks.container import check_container
 from deploy.checks.dashboards import check_dashboards
+from deploy.checks.dockerfile import check_dockerfile
+from deploy.checks.environment import check_environment
 from deploy.checks.failures import CheckFailed
 from deploy.checks.kubernetes import check_kubernetes
 from deploy.checks.metrics import check_metric_names
@@ -30,6 +34,9 @@ CHECKS: Final[Mapping[str, Callable[[], None]]] = {
     "yaml": check_yaml,
     "shell": check_shell,
     "workflows": check_workflows,
+    "dockerfile": check_dockerfile,
+    "environment": check_environment,
+    "compose": check_compose,
     "alerts": check_alerts,
     "dashboards": check_dashboards,
     "metric-names": check_metric_names,
@@ -44,6 +51,7 @@ CHECKS: Final[Mapping[str, Callable[[], None]]] = {
     "nginx-failover": check_failover,
     "backup-by-hand": check_backup_by_hand,
     "kubernetes": check_kubernetes,
+    "container": check_container,
     "rollout": check_rollout,
     "monitoring": check_monitoring,
 }
