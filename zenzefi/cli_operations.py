@@ -17,6 +17,7 @@ from zenzefi.settings import Settings
 
 if TYPE_CHECKING:
     from zenzefi.accounts.models import User
+    from zenzefi.audit.models import ArchiveCheck, AuditReport
     from zenzefi.context import Context
     from zenzefi.wallet.models import LedgerEntry, LedgerReport
 
@@ -87,33 +88,63 @@ def audit() -> None:
 
 @audit.command("verify")
 @click.option("--anchor", metavar="NO:HASH", callback=_read_anchor, help="A seal as it was noted before.")
+@click.option("--archives", is_flag=True, help="Download the months that are archived, too, and compare each row.")
 @_AS_JSON
-def audit_verify(anchor: tuple[int, bytes] | None, as_json: bool) -> None:
+def audit_verify(anchor: tuple[int, bytes] | None, archives: bool, as_json: bool) -> None:
     """Name each row that was altered, is missing or was inserted; exit code 1 when there is any.
 
     Note the head that it prints outside of the database: --anchor shows later that the chain was not replaced.
     """
-    from zenzefi.audit import inspection, sealing
+    from zenzefi.audit import archive_verification, sealing
 
-    report = _run(lambda ctx: sealing.verify_audit_log(ctx, anchor=anchor))
+    async def check(ctx: "Context") -> "tuple[AuditReport, list[ArchiveCheck] | None]":
+        report = await sealing.verify_audit_log(ctx, anchor=anchor)
+        return report, await archive_verification.verify_archives(ctx) if archives else None
+
+    report, checks = _run(check)
     if as_json:
-        faults: list[JsonValue] = [
-            {"kind": fault.kind.value, "subject": fault.subject, "detail": fault.detail} for fault in report.faults
-        ]
-        _print_json(
-            {
-                "sound": report.is_sound,
-                "sealed_rows": report.sealed_rows,
-                "waiting_rows": report.waiting_rows,
-                "head": inspection.head_of(report),
-                "faults": faults,
-            }
-        )
+        _print_json(_document_of(report, checks))
     else:
-        for fault in report.faults:
-            click.echo(f"{fault.kind.value}\t{fault.subject}\t{fault.detail}")
-        click.echo(inspection.summary_of(report))
-    raise SystemExit(0 if report.is_sound else 1)
+        _print_audit(report, checks)
+    raise SystemExit(0 if report.is_sound and not any(check.fault for check in checks or ()) else 1)
+
+
+def _document_of(report: "AuditReport", checks: "list[ArchiveCheck] | None") -> JsonObject:
+    from zenzefi.audit import inspection
+
+    faults: list[JsonValue] = [
+        {"kind": fault.kind.value, "subject": fault.subject, "detail": fault.detail} for fault in report.faults
+    ]
+    document: JsonObject = {
+        "sound": report.is_sound,
+        "sealed_rows": report.sealed_rows,
+        "waiting_rows": report.waiting_rows,
+        "head": inspection.head_of(report),
+        "faults": faults,
+    }
+    if checks is not None:
+        document["archives"] = [
+            {
+                "month": f"{check.archive.month:%Y-%m}",
+                "object_key": check.archive.object_key,
+                "rows": check.archive.row_count,
+                "fault": check.fault,
+            }
+            for check in checks
+        ]
+    return document
+
+
+def _print_audit(report: "AuditReport", checks: "list[ArchiveCheck] | None") -> None:
+    from zenzefi.audit import inspection
+
+    for fault in report.faults:
+        click.echo(f"{fault.kind.value}\t{fault.subject}\t{fault.detail}")
+    for check in checks or ():
+        verdict = "archive_sound" if check.fault is None else "archive_broken"
+        detail = check.fault or f"{check.archive.row_count} rows are as they were sealed"
+        click.echo(f"{verdict}\t{check.archive.month:%Y-%m}\t{check.archive.object_key}: {detail}")
+    click.echo(inspection.summary_of(report))
 
 
 @click.group()

@@ -4,7 +4,7 @@ from datetime import date, datetime
 from typing import Final
 from uuid import UUID
 
-from zenzefi.audit.models import Archive, ArchivedRow
+from zenzefi.audit.models import Archive, ArchivedRow, DroppedMonth
 from zenzefi.audit.seal_queries import ROW_TEXT, TIMEOUT_S
 from zenzefi.infra.db import Connection
 
@@ -97,3 +97,39 @@ async def drop_month(conn: Connection, *, month: date) -> bool:
     """Drop the partition of a month that is archived; False when somebody else has just done so."""
     dropped: bool = await conn.fetchval("SELECT drop_archived_audit_month($1)", month, timeout=TIMEOUT_S)
     return dropped
+
+
+async def select_dropped_months(conn: Connection) -> list[DroppedMonth]:
+    """The months that only their archives have, the oldest first."""
+    rows = await conn.fetch(
+        """
+        SELECT a.id, a.month, a.object_key, a.row_count, a.size_bytes, a.sha256, d.first_id, d.end_id
+        FROM audit_archive_drops AS d INNER JOIN audit_archives AS a ON a.id = d.archive_id
+        ORDER BY d.month
+        """
+    )
+    months = []
+    for row in rows:
+        members = dict(row)
+        bounds = {name: members.pop(name) for name in ("first_id", "end_id")}
+        months.append(DroppedMonth(archive=Archive(**members), **bounds))
+    return months
+
+
+async def select_sealed_hashes(
+    conn: Connection, *, first_id: UUID, end_id: UUID, after: UUID | None, limit: int
+) -> list[tuple[UUID, bytes]]:
+    """The next rows of a range that have a seal, by their ids: each id and the hash that was sealed."""
+    rows = await conn.fetch(
+        """
+        SELECT entry_id, row_hash FROM audit_sealed_rows
+        WHERE entry_id >= $1 AND entry_id < $2 AND ($3::uuid IS NULL OR entry_id > $3)
+        ORDER BY entry_id
+        LIMIT $4
+        """,
+        first_id,
+        end_id,
+        after,
+        limit,
+    )
+    return [(row["entry_id"], row["row_hash"]) for row in rows]

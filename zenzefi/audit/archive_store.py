@@ -4,6 +4,8 @@ import asyncio
 import base64
 import hashlib
 import zlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,6 +20,10 @@ PART_SIZE: Final = 8 * 1024 * 1024
 _ABORT_TIMEOUT_S: Final = 20.0
 
 log = structlog.get_logger(__name__)
+
+
+class ArchiveMissing(Exception):
+    """There is no such object"""
 
 
 class ArchiveUpload:
@@ -82,28 +88,45 @@ class ArchiveUpload:
         self._parts.append({"PartNumber": number, "ETag": answer["ETag"]})
 
 
+async def read(client: Any, *, bucket: str, key: str) -> AsyncGenerator[bytes, None]:
+    """Give an object in pieces.
+
+    Raises:
+        ArchiveMissing: there is none.
+        StorageError: the store could not be read; the object may be there.
+    """
+    import aiohttp
+    from botocore.exceptions import ClientError, HTTPClientError
+
+    received = 0
+    try:
+        answer = await client.get_object(Bucket=bucket, Key=key)
+        async with answer["Body"] as body:
+            while piece := await body.read(_PIECE):
+                received += len(piece)
+                yield piece
+    except ClientError as error:
+        if error_code(error) in ("NoSuchKey", "404"):
+            raise ArchiveMissing(key) from error
+        raise
+    except (HTTPClientError, aiohttp.ClientError, OSError) as error:
+        raise StorageError(f"Reading {key} back broke at byte {received}: {error!r}.") from error
+
+
 async def is_stored(client: Any, *, bucket: str, key: str, size: int, sha256: bytes) -> bool:
     """Read an object back, whole: whether it is there and has these bytes.
 
     Raises:
         StorageError: the store could not be read; the object may be there.
     """
-    import aiohttp
-    from botocore.exceptions import ClientError, HTTPClientError
-
     digest, received = hashlib.sha256(), 0
     try:
-        answer = await client.get_object(Bucket=bucket, Key=key)
-        async with answer["Body"] as body:
-            while piece := await body.read(_PIECE):
+        async with aclosing(read(client, bucket=bucket, key=key)) as pieces:
+            async for piece in pieces:
                 digest.update(piece)
                 received += len(piece)
-    except ClientError as error:
-        if error_code(error) in ("NoSuchKey", "404"):
-            return False
-        raise
-    except (HTTPClientError, aiohttp.ClientError, OSError) as error:
-        raise StorageError(f"Reading {key} back broke at byte {received}: {error!r}.") from error
+    except ArchiveMissing:
+        return False
     return (received, digest.digest()) == (size, sha256)
 
 

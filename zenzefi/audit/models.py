@@ -127,3 +127,20 @@ class Archive:
     row_count: int
     size_bytes: int
     sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedMonth:
+    """A month that the log no longer has: its archive, and the range of ids that its seals are of."""
+
+    archive: Archive
+    first_id: UUID
+    end_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveCheck:
+    """What came of comparing one month's archive with its record and its seals; no fault means that it fits."""
+
+    archive: Archive
+    fault: str | None
