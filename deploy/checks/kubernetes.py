@@ -23,7 +23,7 @@ from deploy.checks.kubernetes_settings import find_bad_settings
 from deploy.checks.running import run
 from deploy.checks.tools import python_tool
 
-# The oldest release that is still maintained, and the newest that kubernetes-validate knows.
+# The oldest that README.md of deploy/k8s names, and the newest that kubernetes-validate knows.
 _VERSIONS: Final = ("1.34.0", "1.37.0")
 _PAYMENT_COMPONENTS: Final[Mapping[str, Mapping[str, str]]] = {
     "payments-yookassa": {"YOOKASSA_SECRET_KEY": "yookassa-secret"},

@@ -38,7 +38,7 @@ _SAFE_RETRIES: Final = {"connect-failure", "refused-stream", "reset-before-reque
 
 def find_loose_ends(environment: Environment, secrets: Secrets) -> Iterator[str]:
     """Whatever is named and is not there."""
-    for check in (_namespaces, _selectors, _ports, _custom, _routes, _gateway_policies):
+    for check in (_namespaces, _selectors, _scaling, _ports, _custom, _routes, _gateway_policies):
         yield from check(environment)
     yield from _volumes(environment, secrets)
     yield from _databases(environment, secrets)
@@ -47,6 +47,11 @@ def find_loose_ends(environment: Environment, secrets: Secrets) -> Iterator[str]
 def _namespaces(environment: Environment) -> Iterator[str]:
     """Everything has a namespace, and the namespace is there; else it ends up in whichever kubectl is set to."""
     names = {one.name for one in environment.of("Namespace")}
+    for namespace in environment.of("Namespace"):
+        if namespace.labels.get("pod-security.kubernetes.io/enforce") != "restricted":
+            yield f"{namespace.where}: it lets in pods that are not restricted"
+    for manifest in environment.of("Secret"):
+        yield f"{manifest.where}: a secret has no place among the manifests"
     for manifest in environment.manifests:
         if manifest.kind != "Namespace" and manifest.namespace not in names:
             yield f"{manifest.where}: there is no namespace {manifest.namespace!r}"
@@ -68,10 +73,17 @@ def _selectors(environment: Environment) -> Iterator[str]:
         for constraint in pod.spec.get("topologySpreadConstraints", ()):
             if not selects(constraint.get("labelSelector"), pod.labels):
                 yield f"{manifest.where}: a topologySpreadConstraint does not count its own pods"
+
+
+def _scaling(environment: Environment) -> Iterator[str]:
+    """The autoscaler's Deployment is there, and leaves it the say."""
     for manifest in environment.of("HorizontalPodAutoscaler"):
         target = manifest.spec["scaleTargetRef"]
-        if environment.find(target["kind"], target["name"], namespace=manifest.namespace) is None:
+        scaled = environment.find(target["kind"], target["name"], namespace=manifest.namespace)
+        if scaled is None:
             yield f"{manifest.where}: there is no {target['kind']} {target['name']}"
+        elif "replicas" in scaled.spec:
+            yield f"{scaled.where}: each apply would undo what the autoscaler did; leave replicas out"
 
 
 def _selected(environment: Environment, manifest: Manifest, selector: Document) -> Iterator[Pod]:

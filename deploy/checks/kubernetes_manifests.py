@@ -158,9 +158,10 @@ def kubectl() -> Path:
         return Path(found)
     digest = hashlib.sha256(_LOCK.read_bytes()).hexdigest()[:16]
     program = TOOLS / f"kubectl-{digest}/kubectl"
-    with lock():
-        if not program.exists():
-            _install(program)
+    if not program.exists():  # it appears only when it is whole
+        with lock():
+            if not program.exists():
+                _install(program)
     return program
 
 
@@ -192,7 +193,9 @@ def make_secrets(environment: Environment, given: Mapping[str, str]) -> dict[tup
     """What make-secrets.sh prints for an environment, by namespace and name; raises CheckFailed."""
     namespaces = [environment.get("Deployment", "web").namespace, environment.get("Cluster", "postgres").namespace]
     path = f"{kubectl().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    text = run(["bash", K8S / "make-secrets.sh", *namespaces], environment={**os.environ, "PATH": path, **given})
+    # Whoever runs this may have a cluster, which has nothing to do with it.
+    variables = {**os.environ, "PATH": path, "KUBECONFIG": os.devnull, **given}
+    text = run(["bash", K8S / "make-secrets.sh", *namespaces], environment=variables)
     secrets = (document for document in yaml.safe_load_all(text) if document)
     return {
         (secret["metadata"]["namespace"], secret["metadata"]["name"]): {
