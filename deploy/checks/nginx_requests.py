@@ -11,6 +11,7 @@ from yarl import URL
 
 from deploy.checks.failures import require
 from deploy.checks.nginx_servers import SERVER_NAME, Nginx
+from deploy.checks.nginx_upstream import UPSTREAM_LOCATION
 from zenzefi.devstack.ports import LOOPBACK
 
 SECRET_QUERY: Final = "secret-of-a-query"  # noqa: S105
@@ -45,15 +46,24 @@ class _Question:
     method: str = "GET"
     headers: Mapping[str, str] | None = None
     body: bytes | None = None
+    location: str | None = None
 
 
 async def check_answers(nginx: Nginx, holder: Mapping[str, str]) -> None:
     """Raise CheckFailed when an answer, of the product or of nginx, lacks a header, has one twice, or is another."""
     questions = [
         _Question(path="/health", status=200, content_type=_JSON),
-        _Question(path=f"/api/v1/proxy/note?q={SECRET_QUERY}", status=200, content_type=_JSON, headers=holder),
+        _Question(
+            path=f"/api/v1/proxy/note?q={SECRET_QUERY}",
+            status=200,
+            content_type=_JSON,
+            headers=holder,
+            location=UPSTREAM_LOCATION,
+        ),
         _Question(path="/api/v1/proxy/note", status=401),
         _Question(path="/api/v1/no/such/route", status=404),
+        _Question(path="/api/v1/proxy", status=404),
+        _Question(path="/api/v1/webhooks", status=404),
         _Question(path="/api/v1/auth/login", status=413, method="POST", body=b"a" * (_MAX_API_BYTES + 1)),
         *(_Question(path=path, status=404) for path in _HIDDEN),
     ]
@@ -73,11 +83,13 @@ async def _ask_all(client: aiohttp.ClientSession, nginx: Nginx, questions: list[
 
 async def _ask(client: aiohttp.ClientSession, nginx: Nginx, one: _Question) -> list[str]:
     url = URL(f"{nginx.url}{one.path}", encoded=True)
-    async with client.request(one.method, url, headers=one.headers, data=one.body) as response:
+    async with client.request(one.method, url, headers=one.headers, data=one.body, allow_redirects=False) as response:
         text = await response.text()
     faults = [] if response.status == one.status else [f"{response.status} instead of {one.status}: {text[:200]}"]
     if response.content_type != one.content_type:
         faults.append(f"its type is {response.content_type}")
+    if (location := response.headers.get("Location")) != one.location:
+        faults.append(f"it leads to {location}")
     for name, value in _HEADERS.items():
         if response.headers.getall(name, []) != [value]:
             faults.append(f"{name}: {response.headers.getall(name, [])}")

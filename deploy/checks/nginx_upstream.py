@@ -11,6 +11,7 @@ from zenzefi.devstack.ports import LOOPBACK
 
 STREAM_BYTES: Final = 1024**3
 BLOCK: Final = bytes(range(256)) * 1024  # 256 KiB: large enough that the loop costs little beside the copying
+UPSTREAM_LOCATION: Final = "http://web/x"  # as if it was nginx's own name for the web instances
 FIRST_BYTES: Final = 1000  # less than any buffer on the way holds
 
 
@@ -60,7 +61,8 @@ class Upstream:
 
     async def _note(self, request: web.Request) -> web.Response:
         self.headers = dict(request.headers)
-        return web.json_response({})
+        # By default nginx obeys the one and rewrites the other.
+        return web.json_response({}, headers={"X-Accel-Redirect": "/no/such/route", "Location": UPSTREAM_LOCATION})
 
     def application(self) -> web.Application:
         """Its routes."""
