@@ -202,7 +202,7 @@ PROBES: Final = (
         as_superuser=True,
     ),
     Probe(route="GET /api/v1/proxy/status", through_gateway=True),
-    Probe(route="* /api/v1/proxy/{path}", path="/api/v1/proxy/certificates/filter", through_gateway=True),
+    Probe(route="* /api/v1/proxy/{path:.*}", path="/api/v1/proxy/certificates/filter", through_gateway=True),
     Probe(route="GET /api/v1/admin/users", as_superuser=True),
     Probe(route="GET /api/v1/admin/users", path="/api/v1/admin/users?search={username}", as_superuser=True),
     Probe(route="GET /api/v1/admin/users", path="/api/v1/admin/users?is_active=false", as_superuser=True),

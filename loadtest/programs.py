@@ -143,13 +143,14 @@ async def program(
 
 
 async def _until_ready(internal_port: int) -> None:
-    """The supervisor listens before its processes serve."""
-    async with (
-        asyncio.timeout(READY_TIMEOUT_S),
-        aiohttp.ClientSession() as client,
-        client.get(f"http://{LOOPBACK}:{internal_port}/readyz") as response,
-    ):
-        response.raise_for_status()
+    """The supervisor listens before its processes serve, and those before they know of their servers."""
+    url = f"http://{LOOPBACK}:{internal_port}/readyz"
+    async with asyncio.timeout(READY_TIMEOUT_S), aiohttp.ClientSession() as client:
+        while True:
+            async with client.get(url) as response:
+                if response.ok:
+                    return
+            await asyncio.sleep(0.05)
 
 
 async def _takes_connections(port: int) -> bool:

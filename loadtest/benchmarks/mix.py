@@ -15,7 +15,7 @@ USERS = 100
 async def run(bench: Bench) -> list[Figure]:
     """One installation with a process per core: a sustained load, what it takes of each part, and where the knee is."""
     users, seconds, people, step_s, most_steps = (3, 2, 20, 1, 1) if bench.quick else (USERS, 300, 1000, 20, 20)
-    processes = len(os.sched_getaffinity(0))
+    processes = 1 if bench.quick else len(os.sched_getaffinity(0))
     bench.tell("starting")
     async with whole_installation(bench, "bench_mix", processes=processes) as (served, environment):
         locusts = await prepare_locusts(bench, environment, url=served.url, people=people)

@@ -38,13 +38,13 @@ class Length:
 
 
 _FULL = Length(knee_step_s=20, knee_steps=20, knee_users=100, seconds=1800, settling_s=300.0, sample_s=10.0)
-_QUICK = Length(knee_step_s=1, knee_steps=1, knee_users=3, seconds=3, settling_s=1.0, sample_s=0.5)
+_QUICK = Length(knee_step_s=1, knee_steps=0, knee_users=3, seconds=3, settling_s=1.0, sample_s=0.5)
 
 
 async def run(bench: Bench) -> list[Figure]:
     """Find the knee, then load for half an hour at 70 % of it; what is compared begins after five minutes."""
     length = _QUICK if bench.quick else _FULL
-    processes = len(os.sched_getaffinity(0))
+    processes = 1 if bench.quick else len(os.sched_getaffinity(0))
     bench.tell("starting")
     async with whole_installation(bench, "bench_soak", processes=processes) as (served, environment):
         locusts = await prepare_locusts(bench, environment, url=served.url, people=20 if bench.quick else 1000)
