@@ -6,9 +6,10 @@ from zenzefi.web import idempotency
 
 
 async def make_partitions(ctx: Context) -> int:
-    """Make the monthly partitions ahead of their time."""
+    """Make the monthly partitions ahead of time, and those of rows that came before theirs; how many rows moved."""
     async with ctx.connection() as conn:
-        return await partitions.make_partitions_ahead(conn)
+        await partitions.make_partitions_ahead(conn)
+        return await partitions.empty_default_partitions(conn)
 
 
 async def purge_idempotency_keys(ctx: Context) -> int:

@@ -15,3 +15,11 @@ async def make_partitions_ahead(conn: Connection) -> int:
         asyncpg.LockNotAvailableError: a table was busy for more than a second; the next run tries again.
     """
     return cast(int, await conn.fetchval("SELECT make_partitions_ahead()"))
+
+
+async def empty_default_partitions(conn: Connection) -> int:
+    """Move rows that came before their month had its partition into one of their own; returns how many. Idempotent.
+
+    What is busy, or much, stays where it is, which the database logs: there it can be read as well.
+    """
+    return cast(int, await conn.fetchval("SELECT empty_default_partitions()"))
