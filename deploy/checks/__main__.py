@@ -14,6 +14,7 @@ from deploy.checks.dashboards import check_dashboards
 from deploy.checks.dockerfile import check_dockerfile
 from deploy.checks.environment import check_environment
 from deploy.checks.failures import CheckFailed
+from deploy.checks.guides import check_guides
 from deploy.checks.kubernetes import check_kubernetes
 from deploy.checks.metrics import check_metric_names
 from deploy.checks.monitoring import check_monitoring
@@ -37,6 +38,7 @@ CHECKS: Final[Mapping[str, Callable[[], None]]] = {
     "dockerfile": check_dockerfile,
     "environment": check_environment,
     "compose": check_compose,
+    "guides": check_guides,
     "alerts": check_alerts,
     "dashboards": check_dashboards,
     "metric-names": check_metric_names,
