@@ -79,7 +79,7 @@ CURRENT: Final[ContextVar[Correlation | None]] = ContextVar("correlation", defau
 
 def correlate(headers: MultiMapping[str]) -> Correlation:
     """The ids of a request: those that it came with where they are valid, else new ones."""
-    ids = _random.randbytes(40).hex()
+    ids = f"{_random.getrandbits(320):080x}"
     given = headers.get(REQUEST_ID_HEADER)
     request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else ids[:32]
     if TRACEPARENT in headers:

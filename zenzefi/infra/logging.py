@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from math import isfinite
@@ -36,6 +36,7 @@ _REQUEST_LOGGER: Final = "zenzefi.request"
 _REQUEST_TAIL: Final = f'"event": "request", "logger": "{_REQUEST_LOGGER}", "level": "info", "timestamp": "'
 
 _quote = json.encoder.encode_basestring_ascii
+_null = {None: "null"}.__getitem__
 _render = structlog.processors.JSONRenderer()
 _request_lines: LineWriter | None = None  # None: request lines take structlog's way, or none at all
 _request_log = structlog.get_logger(_REQUEST_LOGGER)
@@ -83,23 +84,13 @@ def _request_line(fields: dict[str, Any], timestamp: str) -> str:
     Nearly none has one, which is found out by far more cheaply than removed. An encoder of the library's own would be
     made anew for each line, and would look for much that does not come here.
     """
-    parts: list[str] = []
-    for key, value in fields.items():
-        kind = type(value)
-        if kind is str:
-            text = _quote(value)
-        elif value is None:
-            text = "null"
-        elif kind is int or (kind is float and isfinite(value)):
-            text = repr(value)
-        else:
-            break
-        prefix = _prefix(key)
-        if not prefix:
-            break
-        parts += (prefix, text, ", ")
-    else:
-        line = "".join(("{", *parts, _REQUEST_TAIL, timestamp, '"}'))
+    template = _template(tuple(fields))
+    try:
+        texts = [_ENCODERS[type(value)](value) for value in fields.values()] if template else None
+    except (KeyError, ValueError):  # a value of another type
+        texts = None
+    if texts is not None:
+        line = template % (*texts, timestamp)
         for mark in _SECRET_MARKS:
             if mark in line:
                 break
@@ -109,10 +100,22 @@ def _request_line(fields: dict[str, Any], timestamp: str) -> str:
     return str(_render(None, "info", _redact_event(None, "info", event)))
 
 
-@lru_cache(maxsize=256)
-def _prefix(key: str) -> str:
-    """What stands before the value of a field; "" where its name says that it may be a secret."""
-    return "" if _SECRET_KEY.search(key) else f"{_quote(key)}: "
+@lru_cache(maxsize=64)
+def _template(keys: tuple[str, ...]) -> str:
+    """What a line with these fields is made of; "" where a name says that its value may be a secret."""
+    if any(map(_SECRET_KEY.search, keys)):
+        return ""
+    names = "".join(f"{_quote(key)}: \0, " for key in keys)
+    return f'{{{names}{_REQUEST_TAIL}\0"}}'.replace("%", "%%").replace("\0", "%s")
+
+
+def _finite(value: float) -> str:
+    if not isfinite(value):
+        raise ValueError(value)
+    return repr(value)
+
+
+_ENCODERS: Final[dict[type, Callable[[Any], str]]] = {str: _quote, int: repr, float: _finite, type(None): _null}
 
 
 def configure_logging(level: str, stream: TextIO | None = None) -> None:
