@@ -1,57 +1,46 @@
 """One exchange with the upstream: a request written to one connection, and the head and body of its answer."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from aiohttp import ClientError, ClientSession, ServerDisconnectedError, StreamReader
+from aiohttp import ClientError, ClientSession, ServerDisconnectedError, StreamReader, hdrs
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 
 from zenzefi.errors import ZenzefiError
 from zenzefi.gateway.errors import BadAnswer, UpstreamTimeout, UpstreamUnavailable, UpstreamUnreachable
-from zenzefi.infra.http import CircuitOpen, UpstreamConnector
+from zenzefi.infra.http import CircuitOpen, UpstreamConnector, UpstreamProtocol
 
-# Reading pauses once twice this waits for a slow client: a read of the event loop (256 KiB) still fits without a pause
-# per read. An exchange that is held up keeps several reads in memory: one that waits to be parsed, one here, and what
-# the client's connection has not taken. About 1 MB was measured, and a token's streams are limited.
-READ_BUFFER_BYTES = 128 * 1024
-# Single fields of real servers (policies, large cookies) outgrow aiohttp's 8 KiB.
-MAX_FIELD_BYTES = 64 * 1024
-MAX_FIELDS = 256
 # A connection that is to be closed waits this long for a peer that does not take what was sent before.
 LINGER_S = 10.0
 # RFC 9110, section 9.2.2. TRACE never gets here.
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The head of the upstream's answer, and its body as it arrives."""
 
     message: RawResponseMessage
     body: StreamReader
-    close_delimited: bool  # only the close of the connection marks the body's end (RFC 9112, section 6.3)
 
 
 class Exchange:
     """A request to the upstream and its answer. Always to be ended with release() or close()."""
 
-    __slots__ = ("_connection", "_connector", "_failure", "_loop", "_method", "_protocol", "_reused")
+    __slots__ = ("_connector", "_failure", "_held", "_loop", "_method", "_protocol", "_reused")
 
     def __init__(self, connector: UpstreamConnector, method: str) -> None:
         self._connector = connector
         self._method = method
         self._loop = connector.loop
-        self._connection: Connection | None = None
-        self._protocol: ResponseHandler | None = None
+        self._protocol: UpstreamProtocol | None = None  # of the connection that the request went out on
+        self._held: UpstreamProtocol | None = None  # the same, until it is given back or closed
         self._failure: ZenzefiError | None = None
         self._reused = False
 
     @property
-    def protocol(self) -> ResponseHandler:
+    def protocol(self) -> UpstreamProtocol:
         """The protocol of the connection that the request went out on."""
         assert self._protocol is not None
         return self._protocol
@@ -81,12 +70,27 @@ class Exchange:
         Raises:
             ZenzefiError: there is no connection to be had, or abort() was called meanwhile.
         """
-        self.close()
-        connector = self._connector
-        if not connector.has_room:
+        if self._held is not None:
+            self.close()
+        protocol = None if fresh else self._connector.reuse()
+        self._reused = protocol is not None
+        if protocol is None:
+            protocol = await self._connect()
+        self._held = protocol
+        if self._failure is not None:
+            raise self._failure
+        self._protocol = protocol
+        protocol.expect_answer(has_body=self._method != "HEAD")
+        transport = protocol.transport
+        if transport is not None:  # else it was lost since it left the pool; answer() says so
+            transport.write(head)
+
+    async def _connect(self) -> UpstreamProtocol:
+        # Whoever reuses a connection adds none, so that it is enough to look here.
+        if not self._connector.has_room:
             raise UpstreamUnavailable("Too many requests wait for the upstream.", retry_after_s=1)
         try:
-            self._connection, is_new = await connector.acquire(fresh=fresh)
+            return await self._connector.acquire()
         except CircuitOpen as error:
             retry_after_s = max(1, math.ceil(error.retry_after_s))
             raise UpstreamUnavailable("The upstream cannot be reached.", retry_after_s=retry_after_s) from error
@@ -94,23 +98,6 @@ class Exchange:
             raise UpstreamTimeout("The upstream did not take the connection in time.") from error
         except (ClientError, OSError) as error:
             raise UpstreamUnreachable("The upstream did not accept the connection.") from error
-        if self._failure is not None:
-            raise self._failure
-        self._reused = not is_new
-        protocol = self._protocol = self._connection.protocol
-        assert protocol is not None
-        protocol.set_response_params(
-            skip_payload=self._method == "HEAD",
-            read_until_eof=True,
-            auto_decompress=False,
-            read_bufsize=READ_BUFFER_BYTES,
-            max_line_size=MAX_FIELD_BYTES,
-            max_field_size=MAX_FIELD_BYTES,
-            max_headers=MAX_FIELDS,
-        )
-        transport = protocol.transport
-        if transport is not None:  # else it was lost since it left the pool; answer() says so
-            transport.write(head)
 
     async def answer(self, *, interim: int | None = None) -> Answer:
         """Wait for the head of the final answer; interim ones are skipped, but for the status given as `interim`.
@@ -126,7 +113,7 @@ class Exchange:
                 if message.code < 100:  # RFC 9110, section 15: three digits of which the first is 1 to 5
                     raise BadAnswer(f"The upstream's answer has the status {message.code:03}.")
                 if message.code >= 200 or message.code in (101, interim):
-                    return Answer(message, body, close_delimited=self._is_close_delimited(message))
+                    return Answer(message, body)
         except HttpProcessingError as error:
             raise self._failure or BadAnswer("The upstream's answer is not valid HTTP.") from error
         except (ClientError, OSError) as error:
@@ -149,27 +136,28 @@ class Exchange:
         """
         if self._failure is not None:
             return False
-        error = self.protocol.exception() if answer.close_delimited else None
+        message = answer.message
+        if message.chunked or hdrs.CONTENT_LENGTH in message.headers or not self._has_body(message):
+            return True
+        error = self.protocol.exception()
         return error is None or isinstance(error, ServerDisconnectedError)
 
     def abort(self, reason: ZenzefiError) -> None:
         """Drop the connection at once; whoever waits for the upstream gets the first reason given."""
         if self._failure is None:
             self._failure = reason
-        transport = self._connection.transport if self._connection is not None else None
+        transport = self._held.transport if self._held is not None else None
         if transport is not None:
             # Not the protocol's abort(): it forgets the body, and who waits for that would wait for ever.
             transport.abort()
 
     def release(self) -> None:
         """End the exchange: the connection goes back to the pool if the answer was read to its end, or is closed."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.release()
+        held, self._held = self._held, None
+        if held is not None:
+            self._connector.give_back(held)
 
-    def _is_close_delimited(self, message: RawResponseMessage) -> bool:
-        if message.chunked or "Content-Length" in message.headers:
-            return False
+    def _has_body(self, message: RawResponseMessage) -> bool:
         return self._method != "HEAD" and message.code not in (101, 204, 304)
 
     def close(self) -> None:
@@ -177,11 +165,11 @@ class Exchange:
 
         What is on its way to the upstream still gets there if the upstream takes it within LINGER_S.
         """
-        connection, self._connection = self._connection, None
-        if connection is None:
+        held, self._held = self._held, None
+        if held is None:
             return
-        transport = connection.transport
-        connection.close()
+        transport = held.transport
+        self._connector.drop(held)
         if transport is not None and transport.get_write_buffer_size():
             self._loop.call_later(LINGER_S, transport.abort)
 

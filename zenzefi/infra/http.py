@@ -2,13 +2,15 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from aiohttp import (
+    ClientConnectionError,
     ClientError,
     ClientPayloadError,
     ClientRequest,
@@ -19,7 +21,7 @@ from aiohttp import (
     hdrs,
 )
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
+from aiohttp.http import HttpResponseParser
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.tracing import Trace
 from yarl import URL
@@ -40,6 +42,13 @@ MAX_CONNECTIONS = 4096
 # All that aiohttp would add to a request by itself.
 AUTOMATIC_HEADERS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
 NO_TIMEOUT = ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+# Reading pauses once twice this waits for a slow client: a read of the event loop (256 KiB) still fits without a pause
+# per read. An exchange that is held up keeps several reads in memory: one that waits to be parsed, one here, and what
+# the client's connection has not taken. About 1 MB was measured, and a token's streams are limited.
+READ_BUFFER_BYTES = 128 * 1024
+# Single fields of real servers (policies, large cookies) outgrow aiohttp's 8 KiB.
+MAX_FIELD_BYTES = 64 * 1024
+MAX_FIELDS = 256
 
 
 class CircuitOpen(ClientError):
@@ -65,10 +74,30 @@ class UpstreamProtocol(ResponseHandler):
 
     is_new = True  # no request has gone out on it
 
-    def set_response_params(self, **params: Any) -> None:
-        """Prepare for the answer of the next request."""
+    def expect_answer(self, *, has_body: bool) -> None:
+        """Prepare for the answer of the next request, as aiohttp's set_response_params does at twice the cost."""
         self.is_new = False
-        super().set_response_params(**params)
+        self._skip_payload = not has_body
+        self._read_bufsize = READ_BUFFER_BYTES
+        self._parser = HttpResponseParser(
+            self,
+            self._loop,
+            READ_BUFFER_BYTES,
+            payload_exception=ClientPayloadError,
+            response_with_body=has_body,
+            read_until_eof=True,
+            auto_decompress=False,
+            max_line_size=MAX_FIELD_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+            max_headers=MAX_FIELDS,
+        )
+        if self._tail:
+            self._drain_tail()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on, where reading was paused; aiohttp asks for it after each piece that was taken of a body."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Fail whoever waits for an answer's head, and, where aiohttp forgets it, whoever reads its body."""
@@ -103,6 +132,8 @@ class UpstreamConnector(TCPConnector):
         self._factory = cast("partial[ResponseHandler]", partial(UpstreamProtocol, loop=self._loop))
         # aiohttp asks for a request to find where to connect to; this one stands for all of ours.
         self._destination = ClientRequest(hdrs.METH_GET, url, loop=self._loop, skip_auto_headers=AUTOMATIC_HEADERS)
+        self._key = self._destination.connection_key
+        self._connecting = 0
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -112,31 +143,63 @@ class UpstreamConnector(TCPConnector):
     @property
     def has_room(self) -> bool:
         """Whether one more connection may be taken."""
-        return len(self._acquired) < self._max_connections
+        return len(self._acquired) + self._connecting < self._max_connections
 
     @property
     def in_use(self) -> int:
-        """Connections that carry a request now."""
-        return len(self._acquired)
+        """Connections that carry a request now, or are being made for one."""
+        return len(self._acquired) + self._connecting
 
-    async def acquire(self, *, fresh: bool = False) -> tuple[Connection, bool]:
-        """Give a connection and whether it is a new one; `fresh` discards pooled ones until there is a new one.
+    def reuse(self) -> UpstreamProtocol | None:
+        """Take a pooled connection; None when there is none."""
+        pooled = self._conns.get(self._key)
+        while pooled:
+            protocol, pooled_at = pooled.popleft()
+            transport = protocol.transport
+            # What arrived on an idle connection answers nothing that we asked (often it is a 408 before the close).
+            if (
+                transport is not None
+                and not transport.is_closing()
+                and not protocol.should_close
+                and time.monotonic() - pooled_at <= POOL_KEEPALIVE_S
+            ):
+                self._acquired.add(protocol)
+                return cast("UpstreamProtocol", protocol)
+            protocol.close()
+        return None
+
+    async def acquire(self) -> UpstreamProtocol:
+        """Make a new connection. The pooled ones are closed: whoever needs a new one has found them dead, or none.
 
         Raises:
-            CircuitOpen: the breaker is open and the pool is empty.
+            CircuitOpen: the breaker is open.
             TimeoutError: the upstream does not take the connection in time.
             ClientError, OSError: it refuses it, its name does not resolve, or its certificate is not to be trusted.
         """
-        while True:
-            connection = await self.connect(self._destination, [], NO_TIMEOUT)
-            protocol = connection.protocol
-            assert isinstance(protocol, UpstreamProtocol)
-            if protocol.is_new:
-                return connection, True
-            # What arrived on an idle connection answers nothing that we asked (often it is a 408 before the close).
-            if not fresh and not protocol.should_close:
-                return connection, False
-            connection.close()
+        while (protocol := self.reuse()) is not None:
+            self.drop(protocol)
+        self._connecting += 1
+        try:
+            made = cast("UpstreamProtocol", await self._create_connection(self._destination, [], NO_TIMEOUT))
+        finally:
+            self._connecting -= 1
+        if self._closed:
+            made.close()
+            raise ClientConnectionError("the pool is closed")
+        self._acquired.add(made)
+        return made
+
+    def give_back(self, protocol: UpstreamProtocol) -> None:
+        """Put a connection into the pool whose answer was read to its end; else it is closed."""
+        if self._cleanup_handle is None or self._closed or protocol.should_close:
+            self._release(self._key, protocol)  # aiohttp's own, which also starts the timer of idle connections
+        else:
+            self._acquired.discard(protocol)
+            self._conns[self._key].append((protocol, time.monotonic()))
+
+    def drop(self, protocol: UpstreamProtocol) -> None:
+        """Close a connection."""
+        self._release(self._key, protocol, should_close=True)
 
     async def _create_connection(
         self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
