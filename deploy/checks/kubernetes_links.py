@@ -16,7 +16,9 @@ CUSTOM: Final[Mapping[tuple[str, str], frozenset[str]]] = {
     ("gateway.envoyproxy.io/v1alpha1", "ClientTrafficPolicy"): frozenset(
         {"targetRefs", "path", "headers", "tls", "timeout"}
     ),
-    ("gateway.envoyproxy.io/v1alpha1", "BackendTrafficPolicy"): frozenset({"targetRefs", "timeout", "retry"}),
+    ("gateway.envoyproxy.io/v1alpha1", "BackendTrafficPolicy"): frozenset(
+        {"targetRefs", "timeout", "circuitBreaker", "retry"}
+    ),
     ("postgresql.cnpg.io/v1", "Cluster"): frozenset(
         {
             "imageName",
@@ -30,7 +32,9 @@ CUSTOM: Final[Mapping[tuple[str, str], frozenset[str]]] = {
         }
     ),
     ("postgresql.cnpg.io/v1", "Pooler"): frozenset({"cluster", "instances", "type", "pgbouncer"}),
-    ("valkey.io/v1alpha1", "ValkeyCluster"): frozenset({"shards", "replicas", "config", "users", "resources"}),
+    ("valkey.io/v1alpha1", "ValkeyCluster"): frozenset(
+        {"shards", "replicas", "config", "users", "resources", "containers", "exporter"}
+    ),
 }
 # A request that a pod may have seen must not be sent again: it may have moved money.
 _SAFE_RETRIES: Final = {"connect-failure", "refused-stream", "reset-before-request"}

@@ -113,7 +113,10 @@ def _names(target: Place, port: int) -> Iterator[str]:
 # What the product's pods and the others around them are called, in the columns and lines of the table.
 _UPSTREAM: Final = Place(name="upstream", address="192.0.2.10")
 _INTERNET: Final = Place(name="internet", address="198.51.100.7")
+_INTERNET_6: Final = Place(name="internet", address="2001:db8::7")
 _METADATA: Final = Place(name="metadata", address="169.254.169.254")
+_METADATA_6: Final = Place(name="metadata", address="fd00:ec2::254")
+_CLUSTER: Final = Place(name="the cluster's addresses", address="10.96.0.1")
 _NEIGHBOUR: Final = Place(name="neighbour", namespace="elsewhere", labels={"app.kubernetes.io/name": "zenzefi-web"})
 _DNS: Final = Place(name="dns", namespace="kube-system", labels={"k8s-app": "kube-dns"})
 _ENVOY: Final = Place(
@@ -166,11 +169,11 @@ def compare_with_table(environment: Environment) -> Iterator[str]:
     policies = environment.of("NetworkPolicy")
     sends_mail = any(policy.name == "to-mail" for policy in policies)
     ours, databases = _product(environment), _databases(environment)
-    outside = (_DNS, _UPSTREAM, _INTERNET, _METADATA)
+    outside = (_DNS, _UPSTREAM, _INTERNET, _INTERNET_6, _METADATA, _METADATA_6, _CLUSTER)
     pairs = (*product(ours, (*ours, *databases, *outside)), *product(_OTHERS, (*ours, *databases)))
     for source, target in pairs:
         allowed = set(_ALLOWED.get(source.name, {}).get(target.name, ()))
-        if sends_mail and source.name == "worker" and target in (_INTERNET, _UPSTREAM):
+        if sends_mail and source.name == "worker" and target in (_INTERNET, _INTERNET_6, _UPSTREAM):
             allowed |= _MAIL_PORTS
         out = open_ports(policies, "Egress", source, target, ports=_PORTS)
         into = open_ports(policies, "Ingress", target, source, ports=_PORTS)
