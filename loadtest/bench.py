@@ -23,11 +23,12 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from loadtest import benchmarks
 from loadtest.figures import Bench, Benchmark, Figure
 from loadtest.machine import describe_run
-from loadtest.results import markdown, write_result
+from loadtest.results import headlines, markdown, quote, read_results, write_result, write_whole
 from loadtest.servers import Servers
 from zenzefi.errors import JsonObject
 
 RESULTS = Path(__file__).resolve().parent / "results"
+README = RESULTS.parents[1] / "README.md"
 NAMES = sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__))
 
 
@@ -53,6 +54,10 @@ def main(names: tuple[str, ...], quick: bool, output: Path | None) -> None:
             tell = partial(_tell, progress, task, name)
             results.append(run_benchmark(name, servers=servers, quick=quick, directory=directory, tell=tell))
             progress.stop_task(task)
+    if directory == RESULTS:
+        write_whole(
+            README, quote(README.read_text(encoding="utf-8"), headlines(read_results(RESULTS), _headline_names()))
+        )
     click.echo(markdown(results), nl=False)
 
 
@@ -70,6 +75,12 @@ def run_benchmark(
     if directory is not None:
         write_result(directory, result)
     return result
+
+
+def _headline_names() -> dict[str, tuple[str, ...]]:
+    """The figures that README.md quotes, by benchmark: each module names its own, if any."""
+    modules = {name: importlib.import_module(f"{benchmarks.__name__}.{name}") for name in NAMES}
+    return {name: getattr(module, "HEADLINES", ()) for name, module in modules.items()}
 
 
 def _tell(progress: Progress, task: TaskID, name: str, text: str) -> None:

@@ -10,6 +10,7 @@ from loadtest.programs import Served, serve_module
 from loadtest.seed import seed
 from zenzefi.settings import Settings
 
+HEADLINES = ("balance, throughput", "my-tokens, throughput", "transactions, throughput")
 CONNECTIONS = 64
 PEOPLE = 64
 _BARE = "bare handler"

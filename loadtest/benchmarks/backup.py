@@ -17,6 +17,7 @@ from zenzefi.backups.processes import child_environment
 from zenzefi.devstack.binaries import find_postgres
 from zenzefi.settings import Settings
 
+HEADLINES = ("backup throughput", "backup memory")
 FULL_MB, QUICK_MB = 5_000, 100
 ROUNDS = 2
 _BATCH_ROWS = 100_000

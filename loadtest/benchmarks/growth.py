@@ -13,6 +13,7 @@ from loadtest.programs import serve_module, upstream
 from loadtest.seed import seed, seed_superuser
 from zenzefi.settings import Settings
 
+HEADLINES = ("database", "the route that grows most")
 FULL_USERS, QUICK_USERS = 1_000_000, 300
 _PEOPLE = 16
 _FUNDS = Decimal("100000.00")

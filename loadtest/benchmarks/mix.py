@@ -9,6 +9,7 @@ from loadtest.knee import PER_USER, WORST_P95_MS, Locusts, prepare_locusts
 from loadtest.locusts import Counted
 from loadtest.programs import Served, whole_installation
 
+HEADLINES = ("sustained load", "its p50", "its p95", "its p99", "its errors", "knee", "cost of a request, web")
 USERS = 100
 
 

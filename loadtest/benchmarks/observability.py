@@ -18,6 +18,7 @@ from zenzefi.infra import instruments, logging
 from zenzefi.infra.correlation import CURRENT, correlate
 from zenzefi.infra.lines import FLUSH_S
 
+HEADLINES = ("proxied request, all on", "of it metrics, log line and ids")
 _CONNECTIONS = 64  # as many as a token may have on their way by default
 # As many as wait for the writing thread at most.
 _LINES = 10_000

@@ -9,6 +9,7 @@ from loadtest.programs import Served, serve, upstream
 from loadtest.seed import seed
 from zenzefi.settings import Settings
 
+HEADLINES = ("balance, two processes", "proxied request, two processes")
 CONNECTIONS = 64
 _PEOPLE = 64
 

@@ -19,6 +19,7 @@ from loadtest.programs import Served, serve_module
 from loadtest.seed import seed
 from zenzefi.settings import Settings
 
+HEADLINES = ("purchases, 1000 wallets", "purchases, 1000 wallets, with keys", "purchases, one wallet")
 CONNECTIONS = 64
 _PATH = "/api/v1/tokens/purchase"
 _PLACE = "0" * 32  # where a key goes

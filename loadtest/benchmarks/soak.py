@@ -12,6 +12,7 @@ from loadtest.knee import Locusts, prepare_locusts
 from loadtest.locusts import Counted
 from loadtest.programs import Served, whole_installation
 
+HEADLINES = ("change of memory", "change of descriptors", "event loop lag")
 SHARE = 0.7
 _LAG = "zenzefi_event_loop_lag_seconds_bucket"
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from loadtest import bench, benchmarks
 from loadtest.figures import Bench, Figure
 from loadtest.load import send
-from loadtest.results import TABLE, format_value
+from loadtest.results import BEGIN, END, TABLE, format_value, quote
 from loadtest.servers import Servers
 from tests.support.people import Person, gateway_headers
 
@@ -62,6 +62,28 @@ def test_a_quick_run_leaves_the_kept_figures_alone(
     run = CliRunner().invoke(bench.main, [measured, "--quick"], catch_exceptions=False)
     assert "| size | 0.0123 MB |" in run.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_readme_quotes_the_headlines(measured: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme, results = tmp_path / "README.md", tmp_path / "results"
+    readme.write_text(f"Before.\n{BEGIN}\nold\n{END}\nAfter.\n")
+    for name, value in {"RESULTS": results, "README": readme}.items():
+        monkeypatch.setattr(bench, name, value)
+    module = importlib.import_module(f"{benchmarks.__name__}.{measured}")
+    monkeypatch.setattr(module, "HEADLINES", ("speed",), raising=False)
+    CliRunner().invoke(bench.main, [measured], catch_exceptions=False)
+    lines = readme.read_text().splitlines()
+    assert (lines[:2], lines[-2:]) == (["Before.", BEGIN], [END, "After."])
+    assert "old" not in lines
+    (row,) = lines[4:-2]
+    assert row.startswith(f"| {measured}: speed | 1,234 req/s (share 0.5) | one \\| two | ")
+
+
+def test_a_readme_without_the_place_is_left_alone() -> None:
+    with pytest.raises(ValueError, match="no place"):
+        quote(f"text {BEGIN}", "table")
+    assert BEGIN in bench.README.read_text()
+    assert END in bench.README.read_text()
 
 
 def test_servers_leave_nothing_behind() -> None:
