@@ -53,7 +53,7 @@ def backup_list(as_json: bool) -> None:
         return
     columns = ("state", "id", "stored_bytes", "rows", "migration_head", "reason")
     rows = [["" if one[name] is None else str(one[name]) for name in columns] for one in documents]
-    print_table([name.replace("_", " ") for name in columns], rows)
+    print_table([name.replace("_", " ") for name in columns], rows, whole="id")
 
 
 @backup.command("verify")
@@ -123,7 +123,7 @@ def backup_databases(name: str | None, yes: bool) -> None:
         return
     leftovers = asyncio.run(list_leftovers(_settings()))
     rows = [[leftover.kind.value, leftover.name, str(leftover.size_bytes)] for leftover in leftovers]
-    print_table(["kind", "name", "bytes"], rows)
+    print_table(["kind", "name", "bytes"], rows, whole="name")
 
 
 @backup.command("prune")
@@ -220,20 +220,19 @@ async def _cancelled_by_sigterm() -> AsyncIterator[None]:
 def _showing_progress() -> "Iterator[Tell | None]":
     """Show how far a run is on a terminal, and nothing elsewhere."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
+
+    from zenzefi.cli_progress import open_bars
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bars(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+    with open_bars(console) as bars:
         phases = {}
 
         def tell(progress: "Progress") -> None:
             if progress.phase not in phases:
-                phases[progress.phase] = bars.add_task(progress.phase)
+                phases[progress.phase] = bars.add_task(progress.phase, total=None)
             bars.update(phases[progress.phase], completed=progress.done_bytes, total=progress.estimated_bytes)
 
         yield tell

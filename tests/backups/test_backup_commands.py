@@ -3,12 +3,16 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import timedelta
+from io import StringIO
+from unittest.mock import patch
 
 import pyrage
 import pytest
+from rich.console import Console
 
 from tests.backups.requests import part
 from tests.support.s3_faults import Fault, FaultyS3
@@ -16,6 +20,8 @@ from tests.support.serving import ROOT
 from zenzefi.backups.encryption import make_identity
 from zenzefi.backups.locks import exclusive_run
 from zenzefi.backups.repository import Repository
+from zenzefi.cli_progress import open_bars
+from zenzefi.cli_tables import print_table
 from zenzefi.context import Context
 
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
@@ -126,3 +132,25 @@ async def test_sigterm_ends_a_backup_in_order(
     assert b"It was told to end" in errors
     assert await repository.sweep_uploads(older_than=timedelta(0)) == 0, "it aborted its upload"
     assert await repository.ids() == []
+
+
+def test_a_terminal_sees_how_much_is_done_of_what_has_a_size() -> None:
+    screen = StringIO()
+    with open_bars(Console(file=screen, force_terminal=True, width=100)) as bars:
+        bars.add_task("comparing", total=None)
+        bars.add_task("restoring", total=7_000_000, completed=3_500_000)
+        bars.refresh()
+        shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()).splitlines()
+    comparing, restoring = ([line for line in shown if word in line][-1] for word in ("comparing", "restoring"))
+    assert "?" not in comparing
+    assert "bytes" not in comparing
+    assert "3.5/7.0 MB" in restoring
+
+
+def test_a_narrow_table_keeps_what_is_copied_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "20260131T030000Z-0123456789ab"
+    with patch.dict(os.environ, {"FORCE_COLOR": "1", "COLUMNS": "50"}):
+        print_table(["state", "id", "head"], [["verified", name, "0018.default-partitions"]], whole="id")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert name in shown
+    assert "…" not in shown
