@@ -10,7 +10,8 @@ from typing import LiteralString
 
 import pytest
 
-from tests.migrations.conftest import Migrations
+from tests.migrations.conftest import Migrations, connect_as_superuser
+from tests.support.servers import Cluster
 from tests.support.serving import ROOT
 from zenzefi.infra import migration_backend
 from zenzefi.infra.migration_backend import Connection
@@ -60,11 +61,15 @@ def test_the_lock_row_of_a_killed_yoyo_is_cleared(blank: Settings, own: Migratio
     assert migrate_up(blank, directory=own.directory) == ["0001.first"]
 
 
-def test_a_run_that_takes_too_long_is_named(blank: Settings, own: Migrations, superuser: Connection) -> None:
+def test_a_run_that_takes_too_long_is_named(
+    blank: Settings, own: Migrations, superuser: Connection, cluster: Cluster
+) -> None:
     own.write("0001.first", "SELECT pg_sleep(60);")
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, connect_as_superuser(cluster) as elsewhere:
         running = pool.submit(migrate_up, blank, directory=own.directory)
         pid = _wait_for_query(superuser, "%pg_sleep(60)%")
+        # Another database of the server is being migrated, too.
+        elsewhere.execute("SELECT pg_advisory_lock(%s)", [migration_backend._LOCK_KEY])
         with pytest.raises(MigrationError, match=rf"pg_terminate_backend\({pid}\)"):
             migrate_up(blank, directory=own.directory, lock_wait_s=0.3)
         superuser.execute("SELECT pg_terminate_backend(%s)", [pid])

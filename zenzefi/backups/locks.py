@@ -81,7 +81,8 @@ async def _describe_holder(connection: DirectConnection) -> str:
     holder = await connection.fetchrow(
         "SELECT a.pid, a.client_addr::text AS address, a.backend_start "
         "FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
-        "WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1 AND l.objid = $2 AND l.objsubid = 1",
+        "WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1 AND l.objid = $2 AND l.objsubid = 1 "
+        "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
         _LOCK_KEY >> 32,
         _LOCK_KEY & 0xFFFFFFFF,
     )

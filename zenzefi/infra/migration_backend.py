@@ -111,7 +111,8 @@ def open_exclusive_backend(settings: Settings, *, lock_wait_s: float) -> Iterato
 
 def _name_lock_holder(connection: Connection, waited_s: float) -> str:
     query: LiteralString = (
-        "SELECT max(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s"
+        "SELECT max(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
     holder = read_row(connection, query, _LOCK_KEY >> 32, _LOCK_KEY & 0xFFFFFFFF)[0]
     return (
