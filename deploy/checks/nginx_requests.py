@@ -72,9 +72,10 @@ async def check_answers(nginx: Nginx, holder: Mapping[str, str]) -> None:
 
 
 async def check_orphan(nginx: Nginx) -> None:
-    """The same of an nginx that has no web instance."""
+    """The same of an nginx that has no web instance; what it says of its failures must not repeat the queries."""
+    targets = [f"{path}?q={SECRET_QUERY}" for path in ("/health", "/api/v1/x", "/api/v1/proxy/x")]
     async with nginx.session() as client:
-        await _ask_all(client, nginx, [_Question(path=path, status=502) for path in ("/health", "/api/v1/proxy/x")])
+        await _ask_all(client, nginx, [_Question(path=target, status=502) for target in targets])
 
 
 async def _ask_all(client: aiohttp.ClientSession, nginx: Nginx, questions: list[_Question]) -> None:

@@ -50,9 +50,12 @@ async def _check() -> None:
             await check_trusted_proxy(balanced, upstream, holder)
             await check_rates(nginx, holder)
             pids = [pid for instance in instances for pid in instance.processes()]
-            async with asyncio.TaskGroup() as tasks:  # the slow ones only wait
-                tasks.create_task(check_slow_clients(nginx))
-                tasks.create_task(check_streams(nginx, upstream, holder, pids))
+            slow = asyncio.ensure_future(check_slow_clients(nginx))  # they only wait
+            try:
+                await check_streams(nginx, upstream, holder, pids)
+                await slow
+            finally:
+                slow.cancel()
             used = {one["upstream"] for one in nginx.requests}
             require((address for address in web if address not in used), what="A web instance is never asked")
             secrets = {"a token": token, "a query": SECRET_QUERY}
