@@ -65,13 +65,13 @@ def test_a_run_that_takes_too_long_is_named(
     blank: Settings, own: Migrations, superuser: Connection, cluster: Cluster
 ) -> None:
     own.write("0001.first", "SELECT pg_sleep(60);")
-    with ThreadPoolExecutor(1) as pool, connect_as_superuser(cluster) as elsewhere:
+    with ThreadPoolExecutor(1) as pool:
         running = pool.submit(migrate_up, blank, directory=own.directory)
         pid = _wait_for_query(superuser, "%pg_sleep(60)%")
-        # Another database of the server is being migrated, too.
-        elsewhere.execute("SELECT pg_advisory_lock(%s)", [migration_backend._LOCK_KEY])
-        with pytest.raises(MigrationError, match=rf"pg_terminate_backend\({pid}\)"):
-            migrate_up(blank, directory=own.directory, lock_wait_s=0.3)
+        with connect_as_superuser(cluster) as elsewhere:  # where another database is being migrated
+            elsewhere.execute("SELECT pg_advisory_lock(%s)", [migration_backend._LOCK_KEY])
+            with pytest.raises(MigrationError, match=rf"pg_terminate_backend\({pid}\)"):
+                migrate_up(blank, directory=own.directory, lock_wait_s=0.3)
         superuser.execute("SELECT pg_terminate_backend(%s)", [pid])
         with pytest.raises(MigrationError, match=r"0001\.first.*run this again"):
             running.result(timeout=10)
