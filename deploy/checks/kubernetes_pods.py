@@ -142,6 +142,7 @@ class _Stage:
         text = config.read_text(encoding="utf-8")
         for mount in container["volumeMounts"]:
             text = text.replace(mount["mountPath"], f"{root}{mount['mountPath']}")
+        config = self._folder / "valkey-queue.conf"
         config.write_text(text, encoding="utf-8")
         command: list[str | Path] = [find_valkey(), config, "--port", str(port), "--bind", LOOPBACK]
         child = self._run("valkey-queue", command, {})

@@ -34,8 +34,10 @@ def lay_out(environment: Environment, pod: Pod, container: Document, secrets: Se
             ((kind, reference),) = source.items()
             content = (secrets if kind == "secret" else configs)[pod.namespace, reference["name"]]
             for key, name in _items(reference, content):
-                value = content[key]
-                (folder / name).write_bytes(value if isinstance(value, bytes) else value.encode())
+                value, file = content[key], folder / name
+                file.unlink(missing_ok=True)
+                file.write_bytes(value if isinstance(value, bytes) else value.encode())
+                file.chmod(volumes[mount["name"]]["projected"]["defaultMode"])
     return {
         name: str(root / value.lstrip("/")) if name.endswith("_FILE") else value for name, value in variables.items()
     }
@@ -67,7 +69,7 @@ def find_bad_settings(environment: Environment, secrets: Secrets, folder: Path) 
             except SettingsError as error:
                 yield f"{manifest.where}: {error}"
                 continue
-            yield from (f"{manifest.where}: {finding}" for finding in _fit(environment, settings))
+            yield from (f"{manifest.where}: {finding}" for finding in _fit(environment, settings, variables))
             yield from (f"{manifest.where}: {finding}" for finding in _ports(pod, container, variables))
 
 
@@ -91,37 +93,51 @@ def _ports(pod: Pod, container: Document, variables: Mapping[str, str]) -> Itera
         yield f"{pod.name} must listen on all of its addresses"
 
 
-def _fit(environment: Environment, settings: Settings) -> Iterator[str]:
+def _fit(environment: Environment, settings: Settings, variables: Mapping[str, str]) -> Iterator[str]:
     """The settings and the other objects say the same."""
-    cluster, pooler = environment.get("Cluster", "postgres"), environment.get("Pooler", "postgres-pooler")
-    data = cluster.namespace
-    hosts = {
-        settings.postgres_server: f"{pooler.name}.{data}.svc",
-        settings.postgres_direct_server: f"{cluster.name}-rw.{data}.svc",
-        settings.redis_host: f"{environment.get('Service', 'valkey').name}.{data}.svc",
-        settings.queue_redis_host: f"{environment.get('Service', 'valkey-queue').name}.{data}.svc",
-    }
-    yield from (f"{host} is set, and it is called {right}" for host, right in hosts.items() if host != right)
-    initdb = cluster.spec["bootstrap"]["initdb"]
-    if (settings.postgres_db, settings.postgres_owner_user) != (initdb["database"], initdb["owner"]):
-        yield f"{cluster.name} makes another database, or another owner"
-    if pooler.spec["pgbouncer"]["poolMode"] != "transaction" or settings.postgres_statement_cache != 0:
-        yield "PgBouncer in transaction mode and POSTGRES_STATEMENT_CACHE=0 belong together"
+    yield from _postgres_fits(environment, settings, variables)
+    yield from _connections_fit(environment, settings)
+    data = environment.get("Cluster", "postgres").namespace
+    for host, name in ((settings.redis_host, "valkey"), (settings.queue_redis_host, "valkey-queue")):
+        if host != f"{environment.get('Service', name).name}.{data}.svc":
+            yield f"{host} is set, and it is called {name}.{data}.svc"
     if not settings.redis_cluster:
         yield "REDIS_CLUSTER must be true"
     autoscaler = environment.get("HorizontalPodAutoscaler", "web").spec
     if settings.rate_limit_processes != autoscaler["maxReplicas"] * settings.processes:
         yield "RATE_LIMIT_PROCESSES is not the most pods of the autoscaler times PROCESSES"
-    workers = sum(one.spec["replicas"] for one in environment.of("Deployment") if "replicas" in one.spec)
-    surge = len(environment.of("Deployment"))
-    clients = (autoscaler["maxReplicas"] * settings.processes + workers + surge) * settings.postgres_pool_size
-    if clients > int(pooler.spec["pgbouncer"]["parameters"]["max_client_conn"]) * pooler.spec["instances"]:
-        yield f"all pods together may open {clients} connections, which PgBouncer does not take"
-    servers = int(pooler.spec["pgbouncer"]["parameters"]["default_pool_size"]) * pooler.spec["instances"]
-    if servers > 0.8 * int(cluster.spec["postgresql"]["parameters"]["max_connections"]):
-        yield f"PgBouncer may open {servers} connections, which leaves PostgreSQL too few for others"
     hostnames = {listener["hostname"] for listener in environment.get("Gateway", "zenzefi").spec["listeners"]}
     if hostnames != {settings.backend_url.removeprefix("https://")}:
         yield f"BACKEND_URL is {settings.backend_url}, and the Gateway listens for {', '.join(sorted(hostnames))}"
     if not settings.trusted_proxies:
         yield "TRUSTED_PROXIES is empty: every client would have Envoy's address"
+
+
+def _postgres_fits(environment: Environment, settings: Settings, variables: Mapping[str, str]) -> Iterator[str]:
+    cluster, pooler = environment.get("Cluster", "postgres"), environment.get("Pooler", "postgres-pooler")
+    initdb, pooled = cluster.spec["bootstrap"]["initdb"], f"{pooler.name}.{cluster.namespace}.svc"
+    if (settings.postgres_db, settings.postgres_server) != (initdb["database"], pooled):
+        yield f"{settings.postgres_server} is set, and it is called {pooled}, with the database {initdb['database']}"
+    if "POSTGRES_OWNER_PASSWORD_FILE" in variables:
+        direct = f"{cluster.name}-rw.{cluster.namespace}.svc"
+        if (settings.postgres_owner_user, settings.postgres_direct_server) != (initdb["owner"], direct):
+            yield f"the owner is {initdb['owner']}, and the way past PgBouncer {direct}"
+    elif settings.postgres_direct_server != settings.postgres_server:
+        yield "whoever is not the owner has no business past PgBouncer"
+    if pooler.spec["pgbouncer"]["poolMode"] != "transaction" or settings.postgres_statement_cache != 0:
+        yield "PgBouncer in transaction mode and POSTGRES_STATEMENT_CACHE=0 belong together"
+
+
+def _connections_fit(environment: Environment, settings: Settings) -> Iterator[str]:
+    """There are enough of them for every pod, on both sides of PgBouncer."""
+    cluster, pooler = environment.get("Cluster", "postgres"), environment.get("Pooler", "postgres-pooler")
+    parameters, poolers = pooler.spec["pgbouncer"]["parameters"], pooler.spec["instances"]
+    web = environment.get("HorizontalPodAutoscaler", "web").spec["maxReplicas"] * settings.processes
+    workers = sum(one.spec["replicas"] for one in environment.of("Deployment") if "replicas" in one.spec)
+    surge = len(environment.of("Deployment"))
+    clients = (web + workers + surge) * settings.postgres_pool_size
+    if clients > int(parameters["max_client_conn"]) * poolers:
+        yield f"all pods together may open {clients} connections, which PgBouncer does not take"
+    servers = int(parameters["default_pool_size"]) * poolers
+    if servers > 0.8 * int(cluster.spec["postgresql"]["parameters"]["max_connections"]):
+        yield f"PgBouncer may open {servers} connections, which leaves PostgreSQL too few for others"
