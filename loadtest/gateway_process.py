@@ -38,7 +38,9 @@ def main() -> None:
 
 def stop_observing() -> None:
     """Take out of this process what observes requests; the product itself has no such switch."""
-    from zenzefi.web import middleware  # late: what it holds is replaced here and nowhere else
+    # Late: what they hold is replaced here and nowhere else.
+    from zenzefi.gateway import entrance
+    from zenzefi.web import middleware
 
     def nothing(*_arguments: Any) -> None:
         return None
@@ -47,8 +49,10 @@ def stop_observing() -> None:
     for kind, name in ((Counter, "inc"), (Gauge, "inc"), (Gauge, "set"), (Histogram, "observe")):
         setattr(kind, name, nothing)
     setattr(Correlation, "header_lines", lambda _self: "")  # noqa: B010  mypy knows that it is a method
-    setattr(middleware, "correlate", lambda _headers: ids)  # noqa: B010
+    for module in (middleware, entrance):
+        setattr(module, "correlate", lambda _headers: ids)  # noqa: B010
     setattr(middleware, "_take_note", nothing)  # noqa: B010
+    setattr(entrance.Entrance, "_take_note", nothing)  # noqa: B010
 
 
 async def _serve(settings: Settings, port: int) -> None:

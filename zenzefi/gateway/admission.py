@@ -78,7 +78,7 @@ class Admissions:
         Raises:
             DatabaseUnavailable: only PostgreSQL could know, and it is away.
         """
-        remembered = self._remembered(token_hash, device, scopes)
+        remembered = self.remembered(token_hash, device, scopes)
         if remembered is not None:
             return remembered
         while True:
@@ -97,6 +97,25 @@ class Admissions:
             LimitUnknown: Redis is away, and the limit is too small to be shared among the processes.
         """
         return None if self._limiter is None else await self._limiter.admit(token_subject(token_hash))
+
+    def spend(self, token_hash: bytes) -> Decision | None:
+        """Charge one request if a permit is there that was charged in advance; None: ``charge`` it.
+
+        Raises:
+            RateLimitExceeded: Redis has said no a moment ago.
+        """
+        return None if self._limiter is None else self._limiter.spend(token_subject(token_hash))
+
+    def remembered(self, token_hash: bytes, device: Device, scopes: Scopes) -> Verdict | None:
+        """What ``judge`` would answer without I/O; None where it needs some."""
+        entry = self._cache.find(token_hash)
+        if entry is None or self._streams.revoked_since(token_hash, entry.confirmed_at):
+            return None
+        grant = entry.grant
+        is_holder = entry.holder is not None and entry.holder.device_hash == device.device_hash
+        if grant is not None and grant.scope in scopes and not is_holder:
+            return None
+        return Verdict(grant=grant, confirmed_at=entry.confirmed_at)
 
     async def find(self, token_hash: bytes) -> tuple[TokenGrant, Device | None] | None:
         """The grant and the holder of a usable token, without touching its lease; None when it is not usable.
@@ -159,16 +178,6 @@ class Admissions:
         ended = [token_hash for token_hash in token_hashes if token_hash not in grants]
         if ended:  # and nobody said so, or it was not heard
             await revocation.announce(self._ctx, token_hashes=ended)
-
-    def _remembered(self, token_hash: bytes, device: Device, scopes: Scopes) -> Verdict | None:
-        entry = self._cache.find(token_hash)
-        if entry is None or self._streams.revoked_since(token_hash, entry.confirmed_at):
-            return None
-        grant = entry.grant
-        is_holder = entry.holder is not None and entry.holder.device_hash == device.device_hash
-        if grant is not None and grant.scope in scopes and not is_holder:
-            return None
-        return Verdict(grant=grant, confirmed_at=entry.confirmed_at)
 
     async def _confirm(self, token_hash: bytes, device: Device, scopes: Scopes) -> Verdict:
         started = self._monotonic()

@@ -1,7 +1,5 @@
 """Forwarding one request: the gateway's data path, from an admitted request to its response."""
 
-from dataclasses import replace
-
 from aiohttp import ClientSession, hdrs, web
 
 from zenzefi.errors import ZenzefiError
@@ -45,7 +43,7 @@ async def forward(
     connector = connector_of(upstream)
     span = _start_span(request, connector) if tracing.is_on() else None
     if span is not None:
-        provenance = replace(provenance, trace=span.correlation.header_lines())
+        provenance = provenance._replace(trace=span.correlation.header_lines())
     relay = Relay(request, connector=connector, stream=stream)
     stream.on_end = relay.end
     watch_disconnect(request, relay.client_gone)

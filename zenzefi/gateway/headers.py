@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 from multidict import MultiMapping
 
@@ -63,8 +64,7 @@ _NEVER_DOWNSTREAM = frozenset(name.decode() for name in HOP_BY_HOP) | {
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
+class Provenance(NamedTuple):
     """What the gateway tells the upstream about a request."""
 
     client_ip: str
@@ -145,7 +145,7 @@ def answer_headers(reason: str, headers: MultiMapping[str]) -> list[tuple[str, s
         if (key := name.lower()) not in _NEVER_DOWNSTREAM and key not in named
     ]
     # One search for all fields: a tab is allowed, so it can join them.
-    if _CONTROL.search("\t".join([reason, *(part for field in kept for part in field)])):
+    if _CONTROL.search("\t".join((reason, *chain.from_iterable(kept)))):
         raise ValueError("The upstream's answer holds a control character.")
     # Without a TE field in the request only chunked is allowed (RFC 9112, section 6.1); aiohttp undoes no other.
     if headers.get("Transfer-Encoding", "chunked").lower() != "chunked":

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -63,8 +63,10 @@ class Meter:
         self._ctx = ctx
         self._streams = streams
         self._monotonic = monotonic
-        self._usage: dict[tuple[UUID, datetime, Outcome], Usage] = {}
-        self._uses: dict[tuple[UUID, bytes], SessionUse] = {}
+        # By plain values: the ids' and the outcome's own hash functions are not C's.
+        self._usage: dict[tuple[int, datetime, str], Usage] = {}
+        self._uses: dict[tuple[int, bytes], SessionUse] = {}
+        self._hour = self._next_hour = datetime.fromtimestamp(0, UTC)
         self._meter_id = ctx.new_id()
         self._batch_no = 0
         self._unstored: Batch | None = None
@@ -137,7 +139,10 @@ class Meter:
             usage.bytes_out += bytes_out
 
     def _usage_of(self, grant: TokenGrant, now: datetime, outcome: Outcome) -> Usage:
-        key = (grant.token_id, now.replace(minute=0, second=0, microsecond=0), outcome)
+        if not self._hour <= now < self._next_hour:
+            self._hour = now.replace(minute=0, second=0, microsecond=0)
+            self._next_hour = self._hour + timedelta(hours=1)
+        key = (grant.token_id.int, self._hour, str(outcome))
         usage = self._usage.get(key)
         if usage is None:
             usage = Usage(token_id=grant.token_id, user_id=grant.user_id, hour=key[1], outcome=outcome)
@@ -148,7 +153,7 @@ class Meter:
         return usage
 
     def _use_of(self, stream: OpenStream, now: datetime) -> SessionUse:
-        key = (stream.grant.token_id, stream.device.device_hash)
+        key = (stream.grant.token_id.int, stream.device.device_hash)
         use = self._uses.get(key)
         if use is None:
             use = SessionUse(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Self
+from typing import NamedTuple, Self
 from uuid import UUID
 
 from zenzefi.access.models import TokenGrant
@@ -29,8 +29,7 @@ class Device:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
+class Admission(NamedTuple):
     """A request that may go upstream: its token is usable, its scope fits and its device holds the token.
 
     ``confirmed_at`` is this process's monotonic clock before Redis or PostgreSQL were asked; what was revoked since

@@ -21,7 +21,7 @@ from zenzefi.gateway.errors import (
 from zenzefi.gateway.headers import Provenance, answer_headers, framing_lines, request_head, upgrade_of
 from zenzefi.gateway.models import Outcome
 from zenzefi.gateway.paths import CanonicalPath
-from zenzefi.gateway.response import ProxiedResponse
+from zenzefi.gateway.response import ProxiedResponse, WholeAnswer
 from zenzefi.gateway.streams import OpenStream
 from zenzefi.gateway.tunnel import tunnel
 from zenzefi.gateway.upload import Upload
@@ -61,11 +61,11 @@ class Relay:
         self._loop = connector.loop
         self._exchange = Exchange(connector, request.method)
         self._watchdog = Watchdog(self._loop, self._on_silence)
-        self._response: ProxiedResponse | None = None
+        self._response: ProxiedResponse | WholeAnswer | None = None
         self._upload: Upload | None = None  # of a body
         self._uploading: asyncio.Task[None] | None = None
         self._is_abandoned = False  # the client has gone, and the exchange goes on without it
-        self._download = Download(request, stream=stream, watchdog=self._watchdog)
+        self._download: Download | None = None  # of an answer that is not there as a whole
 
     async def run(self, path: CanonicalPath, provenance: Provenance, on_answer: OnAnswer) -> web.StreamResponse:
         """Forward the request and give the response, which is sent by then."""
@@ -87,7 +87,7 @@ class Relay:
         is_tunnel = message.code == 101
         if is_tunnel and (not upgrade or upgrade_of(message.headers) != upgrade):
             raise BadAnswer("The upstream switched to a protocol that was not asked for.")
-        fields.extend(await on_answer())
+        fields += await on_answer()
         if self._is_abandoned:
             raise ClientGone
         if self._exchange.failure is not None:
@@ -95,14 +95,12 @@ class Relay:
         if is_tunnel:
             return await self._tunnel(fields, protocol_name=upgrade)
         self._stream.outcome = Outcome.UPSTREAM_ERROR if message.code >= 500 else Outcome.SERVED
-        response = self._response = ProxiedResponse(status=message.code, reason=message.reason, headers=fields)
-        if not self._is_request_whole:
-            response.force_close()  # answered early: the rest of the body is not wanted (RFC 9112, section 9.6)
         try:
-            await self._send_answer(answer, response)
+            return await self._send_answer(answer, fields)
         except (ClientError, OSError):
             self.fail(ClientGone())
-        return response
+            assert self._response is not None
+            return self._response
 
     def fail(self, reason: ZenzefiError) -> None:
         """End the request in both directions: the first reason is the one that counts."""
@@ -156,6 +154,8 @@ class Relay:
     def _upgrade(self) -> str:
         """The protocol to switch to: WebSocket or none, which is all that the server's parser lets through."""
         request = self._request
+        if not request._message.upgrade:  # noqa: SLF001  nearly none asks for one
+            return ""
         if request.method != "GET" or request.version != HttpVersion11 or request.body_exists:
             return ""
         upgrade = upgrade_of(request.headers)
@@ -165,8 +165,9 @@ class Relay:
         request = self._request
         chunked = hdrs.TRANSFER_ENCODING in request.headers
         length = None if chunked else request.content_length
+        body_exists = request.body_exists
         expects = (
-            request.body_exists
+            body_exists
             and not request.content.is_eof()
             and request.version >= HttpVersion11
             and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
@@ -179,7 +180,7 @@ class Relay:
             provenance=provenance,
             framing=framing_lines(content_length=length, chunked=chunked, expect_continue=expects, upgrade=upgrade),
         )
-        if not request.body_exists:
+        if not body_exists:
             return await self._ask_without_body(head)
         self._upload = Upload(request, stream=self._stream, watchdog=self._watchdog)
         if request.content.is_eof():
@@ -254,23 +255,38 @@ class Relay:
         except (ClientError, OSError) as error:
             raise ClientGone from error
 
-    async def _send_answer(self, answer: Answer, response: ProxiedResponse) -> None:
-        body = answer.body
+    async def _send_answer(self, answer: Answer, fields: list[tuple[str, str]]) -> web.StreamResponse:
+        request, message, body = self._request, answer.message, answer.body
+        data: bytes | None = None
         if body.is_eof() and body.exception() is None and self._exchange.is_whole(answer):
             # Nearly every answer: it is all there, so that the connection is free before the client has read it.
             data = body.read_nowait()
             self._watchdog.stop()
             self._release()
             self._stream.bytes_out += len(data)
-            await response.prepare(self._request)
+            if self._is_request_whole and WholeAnswer.suits(request, message, data):
+                whole = self._response = WholeAnswer(request, message, data)
+                await whole.send(fields)
+                return whole
+        response = self._response = ProxiedResponse(status=message.code, reason=message.reason, headers=fields)
+        if not self._is_request_whole:
+            response.force_close()  # answered early: the rest of the body is not wanted (RFC 9112, section 9.6)
+        if data is None:
+            await self._stream_answer(answer, response)
+        else:
+            await response.prepare(request)
             await response.write_eof(data)
-            return
+        return response
+
+    async def _stream_answer(self, answer: Answer, response: ProxiedResponse) -> None:
+        body = answer.body
         self._watchdog.start(self._timeouts.idle_s)
         writer = await response.prepare(self._request)
         assert writer is not None
         if body.total_bytes == 0:
             writer.send_headers()  # the body may be long in coming, but the client is to know that it will
-        if await self._download.send(body, writer) and self._exchange.is_whole(answer):
+        download = self._download = Download(self._request, stream=self._stream, watchdog=self._watchdog)
+        if await download.send(body, writer) and self._exchange.is_whole(answer):
             self._watchdog.stop()
             self._release()
             await response.write_eof()
@@ -286,8 +302,9 @@ class Relay:
 
     def _on_silence(self) -> None:
         """Nothing moved for the time allowed: find out who is to blame."""
-        if self._download.awaits_client:
-            if self._download.was_taken_from():
+        download = self._download
+        if download is not None and download.awaits_client:
+            if download.was_taken_from():
                 self._watchdog.start(self._timeouts.idle_s)
             else:
                 self.fail(ClientGone())

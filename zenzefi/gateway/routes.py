@@ -1,34 +1,29 @@
 """HTTP of the gateway: the proxy itself, a token's status, and the sessions of a token."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Final
 from uuid import UUID
 
 from aiohttp import web
 
 from zenzefi.access.errors import TokenNotFound
-from zenzefi.audit.models import Actor, ActorKind
 from zenzefi.gateway import service, sessions
-from zenzefi.gateway.credentials import DEVICE_HEADER, read_credentials, read_token
-from zenzefi.gateway.errors import BadPath
-from zenzefi.gateway.forward import defer_continue, forward
-from zenzefi.gateway.headers import Provenance
-from zenzefi.gateway.models import Admission
-from zenzefi.gateway.paths import canonicalise
+from zenzefi.gateway.credentials import DEVICE_HEADER, read_token
+from zenzefi.gateway.entrance import Entrance
+from zenzefi.gateway.forward import defer_continue
 from zenzefi.gateway.schemas import SessionPageSchema, StatusSchema, session_json, status_json
 from zenzefi.gateway.service import Gateway
+from zenzefi.gateway.visit import PREFIX, Visit
+from zenzefi.infra import tracing
 from zenzefi.ratelimit.middleware import note as note_limit
-from zenzefi.web.addresses import client_ip, client_ip_text, is_from_trusted_proxy
-from zenzefi.web.auth import public, user_agent_of
+from zenzefi.web.auth import public
 from zenzefi.web.declare import docs, querystring_schema, response_schema
-from zenzefi.web.keys import CORRELATION, CTX, IDENTITY, LOG_FIELDS, REQUEST_ID
+from zenzefi.web.direct import DIRECT_ROUTE
+from zenzefi.web.keys import CORRELATION, CTX, IDENTITY, LOG_FIELDS, RATE_LIMIT
 from zenzefi.web.paging import PageQuerySchema, page_of, page_response
-from zenzefi.web.responses import format_time, json_response
+from zenzefi.web.responses import json_response
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway", Gateway)
-
-PREFIX: Final = "/api/v1/proxy"
-EXPIRY_HEADER: Final = "X-Token-Expires-At"
 
 _CREDENTIALS: Final[dict[str, object]] = {"security": [{"accessToken": []}]}
 
@@ -47,6 +42,9 @@ async def gateway_lifecycle(app: web.Application) -> AsyncIterator[None]:
     """Run the gateway's background work for as long as the application runs."""
     async with service.open_gateway(app[CTX]) as gateway:
         app[GATEWAY] = gateway
+        if not tracing.is_on():  # its middleware surrounds the route with a span
+            route = next(route for route in app.router.routes() if route.handler is proxy)
+            app[DIRECT_ROUTE] = Entrance(app, gateway, route)
         yield
 
 
@@ -61,44 +59,12 @@ async def gateway_lifecycle(app: web.Application) -> AsyncIterator[None]:
 @public
 async def proxy(request: web.Request) -> web.StreamResponse:
     """Check, forward and meter one request."""
-    gateway = request.app[GATEWAY]
-    credentials = read_credentials(request.headers)
+    visit = Visit(request.app[GATEWAY], request, request[CORRELATION])
     try:
-        path = canonicalise(_upstream_path(request))
-    except BadPath:
-        await service.require_usable(gateway, token=credentials.token, device=credentials.device)
-        raise
-    admission = await service.admit(
-        gateway, token=credentials.token, device=credentials.device, method=request.method, path=path
-    )
-    provenance = _provenance(request, admission)
-    fields = request[LOG_FIELDS] = {
-        "user_id": provenance.user_id,
-        "token_id": provenance.token_id,
-        "device": admission.device.hint,
-    }
-    note_limit(request, admission.decision)
-    with service.follow(gateway, admission, ip=client_ip(request), user_agent=user_agent_of(request)) as stream:
-
-        async def on_answer() -> Iterable[tuple[str, str]]:
-            grant = await service.start_clock(gateway, stream, actor=lambda: _actor(request, admission))
-            assert grant.expires_at is not None
-            return ((EXPIRY_HEADER, format_time(grant.expires_at)),)
-
-        try:
-            return await forward(
-                request,
-                upstream=gateway.ctx.upstream,
-                path=path,
-                provenance=provenance,
-                stream=stream,
-                on_answer=on_answer,
-            )
-        finally:
-            fields["outcome"] = stream.outcome.value
-            fields["bytes_in"], fields["bytes_out"] = stream.bytes_in, stream.bytes_out
-            if stream.upstream_s is not None:
-                fields["upstream_ms"] = round(stream.upstream_s * 1000, 3)
+        return await visit.pass_through()
+    finally:
+        request[LOG_FIELDS] = visit.log_fields()
+        request[RATE_LIMIT] = visit.limit_fields()
 
 
 @docs(
@@ -111,8 +77,8 @@ async def proxy(request: web.Request) -> web.StreamResponse:
 @public
 async def get_status(request: web.Request) -> web.Response:
     """Tell the holder of a token what it is good for."""
-    token, device = read_token(request.headers)
-    status = await service.tell_status(request.app[GATEWAY], token=token, device=device)
+    token_hash, device = read_token(request.headers)
+    status = await service.tell_status(request.app[GATEWAY], token_hash=token_hash, device=device)
     note_limit(request, status.decision)
     return json_response(status_json(status))
 
@@ -131,39 +97,6 @@ async def list_sessions(request: web.Request) -> web.Response:
         limit=page.limit,
     )
     return page_response([session_json(session) for session in found], next_id)
-
-
-def _upstream_path(request: web.Request) -> str:
-    """The request target behind the prefix, as it was sent: aiohttp's own path is decoded."""
-    target = request.raw_path
-    if not target.startswith(f"{PREFIX}/"):
-        raise BadPath(f"The path does not begin with {PREFIX}/ as it was sent.")
-    return target[len(PREFIX) :]
-
-
-def _provenance(request: web.Request, admission: Admission) -> Provenance:
-    correlation = request[CORRELATION]
-    address = client_ip_text(request)
-    told_scheme = request.headers.get("X-Forwarded-Proto") if is_from_trusted_proxy(request) else None
-    return Provenance(
-        client_ip=address or "unknown",  # RFC 7239, section 6.2
-        scheme="https" if told_scheme == "https" else request.scheme,
-        host=request.host,
-        user_id=str(admission.grant.user_id),
-        token_id=str(admission.grant.token_id),
-        request_id=correlation.request_id,
-        trace=correlation.header_lines(),
-    )
-
-
-def _actor(request: web.Request, admission: Admission) -> Actor:
-    return Actor(
-        kind=ActorKind.USER,
-        user_id=admission.grant.user_id,
-        ip=client_ip_text(request),
-        user_agent=user_agent_of(request),
-        request_id=request[REQUEST_ID],
-    )
 
 
 def _token_id(request: web.Request) -> UUID:

@@ -3,10 +3,10 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -18,11 +18,11 @@ from zenzefi.access.errors import TokenRejected
 from zenzefi.access.models import TokenGrant
 from zenzefi.access.revocation import Change
 from zenzefi.access.scopes import scopes_allowing
-from zenzefi.access.token_format import hash_token, is_well_formed
 from zenzefi.audit.models import Actor
 from zenzefi.context import Context
 from zenzefi.errors import DatabaseUnavailable
 from zenzefi.gateway.admission import Admissions, Scopes, Verdict
+from zenzefi.gateway.credentials import Credentials
 from zenzefi.gateway.errors import AccessEnded, DeviceConflict, ScopeDenied, TooManyStreams
 from zenzefi.gateway.flights import Flights
 from zenzefi.gateway.metering import Meter
@@ -37,6 +37,10 @@ from zenzefi.ratelimit.ring import LimitClass
 
 _USABLE, _UNUSABLE, _MALFORMED, _UNKNOWN = map(TOKEN_CHECKS.labels, ("usable", "unusable", "malformed", "unknown"))
 _OPEN_STREAMS = OPEN_STREAMS.labels()
+
+# Which scopes let a request through is remembered for paths of this length at most: 1 MB of them.
+MAX_REMEMBERED_PATH_CHARS: Final = 256
+_scopes_of = lru_cache(maxsize=2048)(scopes_allowing)
 
 LAST_FLUSH_S: Final = 5.0  # what a process that stops waits for the database to take its last counters
 
@@ -95,7 +99,7 @@ async def open_gateway(ctx: Context) -> AsyncIterator[Gateway]:
         await _flush_at_last(meter)
 
 
-async def admit(gateway: Gateway, *, token: str, device: Device, method: str, path: CanonicalPath) -> Admission:
+async def admit(gateway: Gateway, credentials: Credentials, *, method: str, path: CanonicalPath) -> Admission:
     """Let a request go upstream: its token is usable, its scope fits, and its device holds the token from now on.
 
     Nothing starts the token's clock here; see ``start_clock``.
@@ -107,12 +111,17 @@ async def admit(gateway: Gateway, *, token: str, device: Device, method: str, pa
         RateLimitExceeded: too many requests came with it.
         DatabaseUnavailable, LimitUnknown: nobody can know now.
     """
-    scopes = scopes_allowing(method, path.path)
-    verdict = await _judge(gateway, token, device, scopes)
+    text = path.path
+    scopes = _scopes_of(method, text) if len(text) <= MAX_REMEMBERED_PATH_CHARS else scopes_allowing(method, text)
+    token_hash, device, admissions = _require_hash(credentials.token_hash), credentials.device, gateway.admissions
+    # Nearly always this process knows all that it takes, and nothing has to be awaited.
+    verdict = admissions.remembered(token_hash, device, scopes)
+    if verdict is None:
+        verdict = await _judge(gateway, token_hash, device, scopes)
     grant = _require_usable(gateway, verdict.grant)
     if grant.scope not in scopes:
         gateway.meter.count_denied(grant)
-        raise ScopeDenied(f"The scope {grant.scope} does not cover {method} {path.path}.")
+        raise ScopeDenied(f"The scope {grant.scope} does not cover {method} {text}.")
     if verdict.held_by_other_ms:
         gateway.meter.count_denied(grant)
         DEVICE_CONFLICTS.labels().inc()
@@ -123,51 +132,59 @@ async def admit(gateway: Gateway, *, token: str, device: Device, method: str, pa
         RATE_LIMIT_DECISIONS.labels(LimitClass.PROXY, "rejected").inc()
         raise verdict.refusal
     try:
-        decision = await gateway.admissions.charge(grant.token_hash)
+        decision = admissions.spend(token_hash) or await admissions.charge(token_hash)
     except (RateLimitExceeded, LimitUnknown):
         gateway.meter.count_denied(grant)
         raise
     return Admission(grant=grant, device=device, confirmed_at=verdict.confirmed_at, decision=decision)
 
 
-async def require_usable(gateway: Gateway, *, token: str, device: Device) -> None:
+async def require_usable(gateway: Gateway, credentials: Credentials) -> None:
     """Check the token of a request that will be refused for another reason, which only its holder is told.
 
     Raises:
         TokenRejected: the token cannot be used.
         DatabaseUnavailable: nobody can know now.
     """
-    verdict = await _judge(gateway, token, device, ())
+    verdict = await _judge(gateway, _require_hash(credentials.token_hash), credentials.device, ())
     gateway.meter.count_denied(_require_usable(gateway, verdict.grant))
 
 
-@contextmanager
-def follow(
-    gateway: Gateway, admission: Admission, *, ip: IPv4Address | IPv6Address | None, user_agent: str | None
-) -> Iterator[OpenStream]:
-    """Keep an admitted request among the open streams while it runs, and count it at its end.
+class Following:
+    """Keeps an admitted request among the open streams while it runs, and counts it at its end.
 
-    Raises:
-        TooManyStreams: as many of its token run already. It stays charged to the rate limit, so that asking again and
-            again helps nobody.
+    Entering it raises TooManyStreams when as many of the token run already. Such a request stays charged to the rate
+    limit, so that asking again and again helps nobody.
     """
-    stream = OpenStream(admission, ip=ip, user_agent=user_agent)
-    try:
-        gateway.streams.open(stream)
-    except TooManyStreams:
-        gateway.meter.count_denied(admission.grant)
-        raise
-    _OPEN_STREAMS.inc()
-    try:
-        yield stream
-    except asyncio.CancelledError:
-        if stream.end_reason is None:
+
+    __slots__ = ("_gateway", "_stream")
+
+    def __init__(self, gateway: Gateway, stream: OpenStream) -> None:
+        """Take the request's account."""
+        self._gateway = gateway
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        try:
+            self._gateway.streams.open(self._stream)
+        except TooManyStreams:
+            self._gateway.meter.count_denied(self._stream.grant)
+            raise
+        _OPEN_STREAMS.inc()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        stream = self._stream
+        if kind is not None and issubclass(kind, asyncio.CancelledError) and stream.end_reason is None:
             stream.outcome = Outcome.ABORTED
-        raise
-    finally:
         _OPEN_STREAMS.inc(-1)
-        gateway.streams.close(stream)
-        gateway.meter.count(stream)
+        self._gateway.streams.close(stream)
+        self._gateway.meter.count(stream)
+
+
+def grant_of_running(stream: OpenStream) -> TokenGrant | None:
+    """What ``start_clock`` would give at once, nearly always; None where it has something to do or to refuse."""
+    grant = stream.grant
+    return grant if grant.activated_at is not None and stream.end_reason is None else None
 
 
 async def start_clock(gateway: Gateway, stream: OpenStream, *, actor: Callable[[], Actor]) -> TokenGrant:
@@ -199,7 +216,7 @@ async def start_clock(gateway: Gateway, stream: OpenStream, *, actor: Callable[[
     return grant
 
 
-async def tell_status(gateway: Gateway, *, token: str, device: Device | None) -> TokenStatus:
+async def tell_status(gateway: Gateway, *, token_hash: bytes | None, device: Device | None) -> TokenStatus:
     """What the holder of a token may know of it; neither its clock nor its lease is touched.
 
     Raises:
@@ -207,8 +224,9 @@ async def tell_status(gateway: Gateway, *, token: str, device: Device | None) ->
         RateLimitExceeded: too many requests came with it.
         DatabaseUnavailable, LimitUnknown: nobody can know now.
     """
+    token_hash = _require_hash(token_hash)
     try:
-        found = await gateway.admissions.find(_hash_of(token))
+        found = await gateway.admissions.find(token_hash)
     except DatabaseUnavailable:
         _UNKNOWN.inc()
         raise
@@ -227,19 +245,19 @@ async def tell_status(gateway: Gateway, *, token: str, device: Device | None) ->
     )
 
 
-async def _judge(gateway: Gateway, token: str, device: Device, scopes: Scopes) -> Verdict:
+async def _judge(gateway: Gateway, token_hash: bytes, device: Device, scopes: Scopes) -> Verdict:
     try:
-        return await gateway.admissions.judge(token_hash=_hash_of(token), device=device, scopes=scopes)
+        return await gateway.admissions.judge(token_hash=token_hash, device=device, scopes=scopes)
     except DatabaseUnavailable:
         _UNKNOWN.inc()
         raise
 
 
-def _hash_of(token: str) -> bytes:
-    if not is_well_formed(token):  # costs neither Redis nor PostgreSQL anything
+def _require_hash(token_hash: bytes | None) -> bytes:
+    if token_hash is None:  # it has no token's form: that costs neither Redis nor PostgreSQL anything
         _MALFORMED.inc()
         raise TokenRejected
-    return hash_token(token)
+    return token_hash
 
 
 def _require_usable(gateway: Gateway, grant: TokenGrant | None) -> TokenGrant:

@@ -21,7 +21,8 @@ class Watchdog:
 
     def start(self, timeout_s: float) -> None:
         """Watch from now on; an earlier watch ends."""
-        self.stop()
+        if self._handle is not None:
+            self._handle.cancel()
         self._timeout_s = timeout_s
         self._last_sign = self._loop.time()
         self._handle = self._loop.call_later(timeout_s, self._look)

@@ -84,6 +84,25 @@ class ClassLimiter:
         self._admitted.inc()
         return decision
 
+    def spend(self, name: str) -> Decision | None:
+        """Admit one request of a subject from its lease, as ``admit`` would at once; None where that would have to ask.
+
+        Raises:
+            RateLimitExceeded: Redis has said no a moment ago.
+        """
+        subject = self._subjects.get(name)
+        if subject is None:
+            return None
+        self._subjects.move_to_end(name)
+        try:
+            decision = subject.spend(self._monotonic())
+        except RateLimitExceeded:
+            self._rejected.inc()
+            raise
+        if decision is not None:
+            self._admitted.inc()
+        return decision
+
     def request_if_due(self, name: str) -> ChargeRequest | None:
         """What to ask along with a call that is made anyway; None while there are permits, or a denial.
 

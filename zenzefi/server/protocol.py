@@ -12,6 +12,8 @@ it is called once, in the event loop, as soon as the connection is lost while th
 be noticed while reading is paused, that is while more of the request's body waits here than its reader takes. The next
 request on the connection starts without the function.
 
+**Keeping.** ``request.protocol.kept`` is for what a handler wants to find again with the connection's next request.
+
 **Tunnels.** A handler that took the connection over with ``request.protocol.set_parser(…)`` is left alone: no deadline
 applies, and a drain waits for it as for any request.
 """
@@ -38,6 +40,7 @@ from zenzefi.server.deadlines import Deadlines, Verdict, Watch
 from zenzefi.server.errors import HeadTooLate, MalformedRequest, RefusedRequest
 from zenzefi.server.framer import RequestFramer, refused
 from zenzefi.server.serving import SerialHandler
+from zenzefi.web.direct import SentResponse
 from zenzefi.web.middleware import SECURITY_HEADERS
 from zenzefi.web.problem import error_response, status_response
 
@@ -66,6 +69,7 @@ class HardenedProtocol(SerialHandler):
         "_unwanted",
         "_watch",
         "_writer",
+        "kept",
         "on_disconnect",
     )
 
@@ -83,6 +87,7 @@ class HardenedProtocol(SerialHandler):
             **options,
         )
         self.on_disconnect: Callable[[], None] | None = None
+        self.kept: object = None
         self._server = server
         self._framer = RequestFramer(self, cast("HttpRequestParser", self._parser), limits)
         self._parser = self._framer  # type: ignore[assignment]
@@ -232,8 +237,10 @@ class HardenedProtocol(SerialHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the response; then take what is still on its way of a body that nobody read, within bounds."""
-        finished = await super().finish_response(request, resp, start_time)
         body = request.content
+        if isinstance(resp, SentResponse) and body.is_eof() and not self._upgraded:
+            return resp, False
+        finished = await super().finish_response(request, resp, start_time)
         if not body.is_eof() and not self._force_close:
             self.on_disconnect = None  # the request is over: its handler no longer waits for anything
             try:

@@ -1,7 +1,8 @@
 """Runs an application behind the hardened protocol: the set of its connections, their sweep, and their drain."""
 
 import asyncio
-from typing import cast
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import aiohttp.http_parser
 import structlog
@@ -15,6 +16,7 @@ from zenzefi.server.deadlines import Deadlines
 from zenzefi.server.errors import ServerError
 from zenzefi.server.framing import HeadLimits
 from zenzefi.server.protocol import HardenedProtocol
+from zenzefi.web.direct import DIRECT_ROUTE, DirectRoute
 
 _DRAIN_POLL_S = 0.05
 _CUT_TIMEOUT_S = 1.0  # for handlers to take their cancellation when a drain's time is up
@@ -31,9 +33,11 @@ log = structlog.get_logger(__name__)
 class HardenedServer(web.Server):
     """The connections of one listening socket, with the sweep that ends the slow ones."""
 
-    def __init__(self, plain: web.Server, *, deadlines: Deadlines, limits: HeadLimits) -> None:
+    def __init__(
+        self, plain: web.Server, *, deadlines: Deadlines, limits: HeadLimits, direct: DirectRoute | None
+    ) -> None:
         """Take over the handler and the request factory of the server that aiohttp made for an application."""
-        super().__init__(plain.request_handler)
+        super().__init__(plain.request_handler if direct is None else _dispatcher(direct, plain.request_handler))
         self.deadlines = deadlines
         self.limits = limits
         self.draining = False
@@ -121,7 +125,12 @@ class HardenedRunner(web.AppRunner):
         self._limits = limits or HeadLimits()
 
     async def _make_server(self) -> web.Server:
-        return HardenedServer(await super()._make_server(), deadlines=self._deadlines, limits=self._limits)
+        return HardenedServer(
+            await super()._make_server(),
+            deadlines=self._deadlines,
+            limits=self._limits,
+            direct=self.app.get(DIRECT_ROUTE),
+        )
 
     def hurry(self, *, linger_s: float, timeout_s: float) -> None:
         """Say how long, from now, idle connections and all others outlive the start of a drain; also while one is on.
@@ -142,3 +151,10 @@ class HardenedRunner(web.AppRunner):
         for site in self.sites:
             await site.stop()
         return await server.drain() if isinstance(server, HardenedServer) else 0
+
+
+def _dispatcher(direct: DirectRoute, application: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    def dispatch(request: Any) -> Awaitable[Any]:
+        return direct.handle(request) if direct.takes(request) else application(request)
+
+    return dispatch

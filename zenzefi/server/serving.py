@@ -11,8 +11,9 @@ from typing import cast
 
 import structlog
 from aiohttp.http import StreamWriter
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import _PAYLOAD_ACCESS_ERROR, ERROR, RawRequestMessage, RequestHandler, _ErrInfo
+from aiohttp.web_protocol import _PAYLOAD_ACCESS_ERROR, ERROR, RequestHandler, _ErrInfo
 
 log = structlog.get_logger(__name__)
 

@@ -4,10 +4,31 @@ import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple
 
 from aiohttp import web
 
 from zenzefi.web.keys import CLIENT_IP, CLIENT_IP_TEXT, CTX
+
+
+class Client(NamedTuple):
+    """Who sent a request."""
+
+    address: IPv4Address | IPv6Address | None
+    text: str | None
+    is_behind_proxy: bool  # the peer itself is one of TRUSTED_PROXIES
+
+
+def client_of(request: web.Request, trusted: Sequence[IPv4Network | IPv6Network]) -> Client:
+    """The same as the functions below tell, at once and without keeping it; `trusted` are the TRUSTED_PROXIES."""
+    peername = request.protocol.peername
+    peer = _peer_address(peername)
+    if peer is None or not isinstance(peername, tuple):
+        return Client(None, None, is_behind_proxy=False)
+    if not trusted or not any(peer in network for network in trusted):
+        return Client(peer, _canonical(peername[0]), is_behind_proxy=False)
+    address = _walk(peer, request.headers.getall("X-Forwarded-For", ()), trusted)
+    return Client(address, str(address), is_behind_proxy=True)
 
 
 def client_ip(request: web.Request) -> IPv4Address | IPv6Address | None:
@@ -52,6 +73,14 @@ def resolve_address(
     address = _peer_address(peername)
     if address is None or not trusted or not any(address in network for network in trusted):
         return address
+    return _walk(address, forwarded_for, trusted)
+
+
+def _walk(
+    address: IPv4Address | IPv6Address,
+    forwarded_for: Sequence[str],
+    trusted: Sequence[IPv4Network | IPv6Network],
+) -> IPv4Address | IPv6Address:
     hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
     for hop in reversed(hops):
         parsed = _parse(hop)
@@ -77,3 +106,10 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
     if isinstance(address, IPv6Address):
         return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
     return address
+
+
+@lru_cache(maxsize=4096)
+def _canonical(text: str) -> str | None:
+    """An address in its one spelling."""
+    address = _parse(text)
+    return None if address is None else str(address)

@@ -1,6 +1,9 @@
 """What every request passes: its id, its one log line, its errors as problem documents, and the check of who asks."""
 
 import time
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 import structlog
 from aiohttp import ServerDisconnectedError, web
@@ -10,7 +13,7 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 
 from zenzefi.errors import BadRequest, ZenzefiError
-from zenzefi.infra.correlation import CURRENT, correlate
+from zenzefi.infra.correlation import CURRENT, Correlation, correlate
 from zenzefi.infra.instruments import CLIENT_CLOSED, HTTP_DURATION, HTTP_REQUESTS
 from zenzefi.infra.logging import log_request
 from zenzefi.web.addresses import client_ip_text, is_from_trusted_proxy
@@ -26,6 +29,7 @@ SECURITY_HEADERS = (
 )
 # Of a path, which may be as long as a whole request line, in a log line.
 MAX_LOGGED_PATH_CHARS = 256
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 HSTS = "max-age=63072000; includeSubDomains"
 
 log = structlog.get_logger(__name__)
@@ -44,31 +48,35 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     code = None
     try:
         response = await handler(request)
-    except ZenzefiError as error:
-        code = error.code
-        if error.status >= 500:
-            log.warning("request_refused", request_id=request_id, code=code, cause=_name_cause(error.__cause__))
-        response = error_response(error, request_id)
-    except web.HTTPException as error:
-        code = code_of(error.status)
-        response = http_exception_response(error, request_id)
-    except RequestPayloadError:
-        broken = BadRequest("The body's framing is broken.")
-        code = broken.code
-        response = error_response(broken, request_id)
     except Exception as error:
-        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
-            code = "client_gone"  # nobody is left to answer
+        response, code = answer_error(request, error, request_id=request_id)
+        if response is None:
             raise
-        log.exception("request_failed", request_id=request_id)
-        code = code_of(500)
-        response = status_response(
-            500, "Something went wrong on our side. Give us the request_id if it happens again.", request_id
-        )
     finally:
         _take_note(request, response, code, time.perf_counter() - started)
         CURRENT.reset(token)
     return response
+
+
+def answer_error(request: web.Request, error: Exception, *, request_id: str) -> tuple[web.StreamResponse | None, str]:
+    """The response for what a handler raised, and its code; no response where nobody is left to get it.
+
+    Call it where the error is being handled: one of ours that was not foreseen is logged with its traceback.
+    """
+    if isinstance(error, ZenzefiError):
+        if error.status >= 500:
+            log.warning("request_refused", request_id=request_id, code=error.code, cause=_name_cause(error.__cause__))
+        return error_response(error, request_id), error.code
+    if isinstance(error, web.HTTPException):
+        return http_exception_response(error, request_id), code_of(error.status)
+    if isinstance(error, RequestPayloadError):
+        broken = BadRequest("The body's framing is broken.")
+        return error_response(broken, request_id), broken.code
+    if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+        return None, "client_gone"
+    log.error("request_failed", request_id=request_id, exc_info=error)
+    detail = "Something went wrong on our side. Give us the request_id if it happens again."
+    return status_response(500, detail, request_id), code_of(500)
 
 
 @web.middleware
@@ -95,15 +103,23 @@ async def set_common_headers(request: web.Request, response: web.StreamResponse)
     """Put the request's id and the security headers on every response, streams included."""
     headers = response.headers
     # A request that aiohttp itself refuses never met the middleware.
-    headers["X-Request-ID"] = request.get(REQUEST_ID) or correlate(request.headers).request_id
-    for name, value in SECURITY_HEADERS:
+    request_id = request.get(REQUEST_ID) or correlate(request.headers).request_id
+    for name, value in common_fields(request_id, request.get(RATE_LIMIT, ()), over_tls=came_over_tls(request)):
         headers[name] = value
-    for name, value in request.get(RATE_LIMIT, ()):
-        headers[name] = value
-    if is_from_trusted_proxy(request) and request.headers.get("X-Forwarded-Proto") == "https":
-        headers["Strict-Transport-Security"] = HSTS
     if headers.get("Server") == SERVER_SOFTWARE:
         del headers["Server"]
+
+
+def common_fields(request_id: str, limits: Iterable[tuple[str, str]], *, over_tls: bool) -> tuple[tuple[str, str], ...]:
+    """The fields of every response; `limits` are those that tell what is left of a rate limit."""
+    if over_tls:
+        return (("X-Request-ID", request_id), *SECURITY_HEADERS, *limits, ("Strict-Transport-Security", HSTS))
+    return (("X-Request-ID", request_id), *SECURITY_HEADERS, *limits)
+
+
+def came_over_tls(request: web.Request) -> bool:
+    """Whether a trusted proxy says that it took the request over TLS."""
+    return is_from_trusted_proxy(request) and request.headers.get("X-Forwarded-Proto") == "https"
 
 
 def _name_cause(cause: BaseException | None) -> str:
@@ -115,12 +131,39 @@ def _take_note(request: web.Request, response: web.StreamResponse | None, code: 
     """Count the request and write its line; what a handler knows better stands in LOG_FIELDS."""
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else None
-    status = _status_of(response, code)
+    status = status_of(response, code)
     HTTP_REQUESTS.labels(request.method, route, status).inc()
     HTTP_DURATION.labels(route).observe(duration_s)
-    correlation = request[CORRELATION]
     identity = request.get(IDENTITY)
-    fields = {
+    fields = line_of(
+        request,
+        request[CORRELATION],
+        route=route,
+        status=status,
+        code=code,
+        duration_s=duration_s,
+        bytes_out=response.content_length or 0 if response is not None else 0,
+        client_ip=client_ip_text(request),
+    )
+    if identity is not None:
+        fields["user_id"] = str(identity.user_id)
+    fields.update(request.get(LOG_FIELDS, _NOTHING))
+    log_request(fields)
+
+
+def line_of(
+    request: web.Request,
+    correlation: Correlation,
+    *,
+    route: str | None,
+    status: int,
+    code: str | None,
+    duration_s: float,
+    bytes_out: int,
+    client_ip: str | None,
+) -> dict[str, Any]:
+    """What the log line of every request tells."""
+    return {
         "request_id": correlation.request_id,
         "trace_id": correlation.trace_id,
         "method": request.method,
@@ -130,17 +173,14 @@ def _take_note(request: web.Request, response: web.StreamResponse | None, code: 
         "code": code,
         "duration_ms": round(duration_s * 1000, 3),
         "bytes_in": request.content.total_bytes,
-        "bytes_out": response.content_length or 0 if response is not None else 0,
-        "client_ip": client_ip_text(request),
-        "user_id": str(identity.user_id) if identity is not None else None,
+        "bytes_out": bytes_out,
+        "client_ip": client_ip,
+        "user_id": None,
     }
-    known = request.get(LOG_FIELDS)
-    if known is not None:
-        fields.update(known)
-    log_request(fields)
 
 
-def _status_of(response: web.StreamResponse | None, code: str | None) -> int:
+def status_of(response: web.StreamResponse | None, code: str | None) -> int:
+    """The status that a request counts with."""
     if response is not None:
         return response.status
     return CLIENT_CLOSED if code == "client_gone" else 500
