@@ -136,13 +136,13 @@ async def test_a_restart_of_redis_interrupts_no_job(
 async def test_a_longer_absence_of_redis_ends_neither_worker_nor_job(
     worker_env: dict[str, str], worker_ctx: Context, own_valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
-    with journal_worker(worker_env, tmp_path, queue=Queue.HEAVY, claim_s=2, redis_retries=0) as worker:
+    with journal_worker(worker_env, tmp_path, queue=Queue.HEAVY, claim_s=1, redis_retries=0) as worker:
         await worker.wait_for("worker_started")
-        await worker_ctx.queue.enqueue(HEAVY_JOB, 4)
+        await worker_ctx.queue.enqueue(HEAVY_JOB, 3)
         await _journal(worker_ctx, length=1)
         own_valkey.stop()
         await worker.wait_for("queue_unreachable")
-        await asyncio.sleep(2)  # longer than a claim lasts
+        await asyncio.sleep(1.2)  # longer than a claim lasts
         own_valkey.start()
         await worker.wait_for("queue_reachable_again")
         await worker.wait_for("job_done")
@@ -161,7 +161,7 @@ async def test_a_worker_waits_for_redis_to_come(worker_env: dict[str, str], tmp_
 async def test_a_running_job_is_waited_for(worker_env: dict[str, str], worker_ctx: Context, tmp_path: Path) -> None:
     with journal_worker(worker_env | {"DRAIN_TIMEOUT": "10"}, tmp_path) as worker:
         await worker.wait_for("worker_started")
-        await worker_ctx.queue.enqueue(JOB, 2)
+        await worker_ctx.queue.enqueue(JOB, 1)
         await _journal(worker_ctx, length=1)
         await worker.end(signal.SIGTERM)
         assert worker.process.returncode == 0
@@ -173,7 +173,7 @@ async def test_a_job_that_outlasts_the_drain_is_queued_again(
 ) -> None:
     with journal_worker(worker_env | {"DRAIN_TIMEOUT": "0.5"}, tmp_path) as worker:
         await worker.wait_for("worker_started")
-        await worker_ctx.queue.enqueue(JOB, 3)
+        await worker_ctx.queue.enqueue(JOB, 2)
         await _journal(worker_ctx, length=1)
         assert await worker.end(signal.SIGTERM) < 3
         assert worker.process.returncode == 0
