@@ -1,8 +1,10 @@
 """A machine for the units to run on: its servers, /etc/zenzefi, and the credentials that systemd would hand out."""
 
 import re
+import shlex
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,10 @@ import pyrage
 
 from deploy.checks import debian
 from deploy.checks.failures import CheckFailed
+from deploy.checks.nginx_servers import SERVER_NAME, make_certificate, nginx_environment
 from deploy.checks.running import run
 from deploy.checks.servers import Servers
-from deploy.checks.units import Unit
+from deploy.checks.units import PYTHON, RELEASE, Unit
 from zenzefi.devstack.binaries import find_postgres
 from zenzefi.devstack.errors import DevStackError
 from zenzefi.devstack.ports import LOOPBACK, find_free_port
@@ -25,44 +28,42 @@ from zenzefi.devstack.valkey import EmbeddedValkey
 from zenzefi.settings import Settings
 
 _BUCKET: Final = "zenzefi"
+_FOR_BACKUPS: Final = (
+    "SECRET_KEY_FILE",
+    "POSTGRES_PASSWORD_FILE",
+    "POSTGRES_OWNER_PASSWORD_FILE",
+    "S3_ACCESS_KEY_FILE",
+    "S3_SECRET_KEY_FILE",
+    "BACKUP_IDENTITY_FILE",
+)
 _PORT: Final = re.compile(r"(?<=WORKER_METRICS_PORT=)\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Where everything is."""
+    """Where everything is: `folder` stands for /etc/zenzefi."""
 
     folder: Path
     stack: ExitStack
     port: int
-    env_file: Path
-    secrets: Path
 
     def environment(self, unit: Unit) -> dict[str, str]:
         """What systemd would give to a unit's processes; raises CheckFailed when a credential is missing."""
-        missing = sorted(name for name in unit.credentials() if not (self.secrets / name).exists())
+        secrets = self.folder / "secrets"
+        missing = sorted(name for name in unit.credentials() if not (secrets / name).exists())
         if missing:
             raise CheckFailed(f"{unit.name} cannot start: {', '.join(missing)} is not in /etc/zenzefi/secrets.")
-        own = {name: value.replace("%d", str(self.secrets)) for name, value in unit.environment().items()}
-        backup = {} if unit.credentials() else self._backup_variables()
+        own = {name: value.replace("%d", str(secrets)) for name, value in unit.environment().items()}
+        programs: dict[str, str] = debian.environment()
+        system = {name: value for name, value in programs.items() if name in ("PATH", "LD_LIBRARY_PATH")}
         # A file's values count more than the unit's.
-        return {"PATH": debian.environment()["PATH"], **own, **_read_variables(self.env_file), **backup}
+        return {**system, **own, **_read_variables(self.folder / Path(unit.last("EnvironmentFile")).name)}
 
-    def port_in(self, word: str) -> str:
-        """The word with a free port in place of the one that somebody else may have here."""
-        return _PORT.sub(str(find_free_port()), word)
-
-    def _backup_variables(self) -> dict[str, str]:
-        """What /etc/zenzefi/backup.env has beyond the other file; see deploy/backup/README.md."""
-        names = (
-            "secret_key",
-            "postgres_password",
-            "postgres_owner_password",
-            "s3_access_key",
-            "s3_secret_key",
-            "backup_identity",
-        )
-        return {**{f"{name.upper()}_FILE": str(self.secrets / name) for name in names}, "PAYMENT_PROVIDER": "none"}
+    def here(self, word: str) -> str:
+        """A word of a unit's command with this checkout, this interpreter, and a port that is free here."""
+        if word == PYTHON:
+            return sys.executable
+        return _PORT.sub(str(find_free_port()), word.replace(RELEASE, str(debian.ROOT)))
 
 
 @contextmanager
@@ -73,7 +74,7 @@ def make_machine() -> Iterator[Machine]:
         folder.chmod(0o755)  # root's PostgreSQL runs as another user
         secrets = folder / "secrets"
         run(["sh", debian.ROOT / "deploy/docker/make-secrets.sh", secrets])
-        upstream_port = find_free_port()
+        port, upstream_port = find_free_port(), find_free_port()
         upstream = ["-m", "zenzefi.devstack.upstream", "--port", str(upstream_port)]
         servers = Servers(folder, stack)
         servers.run("upstream", [debian.ROOT / ".venv/bin/python", *upstream])
@@ -100,15 +101,18 @@ def make_machine() -> Iterator[Machine]:
             (secrets / name).unlink()
             (secrets / name).write_text(value)
             (secrets / name).chmod(0o400)
-        port, metrics_port = find_free_port(), find_free_port()
+        certificate = make_certificate(folder / "certificate.pem")
+        front = nginx_environment(folder / "nginx", web=[f"{LOOPBACK}:{port}"], certificate=certificate)
+        _write_variables(folder / "front.env", front)
         variables = {
-            "BACKEND_URL": f"http://{LOOPBACK}:{port}",
+            "BACKEND_URL": f"https://{SERVER_NAME}:{front['NGINX_HTTPS_LISTEN'].rpartition(':')[2]}",
+            "SSL_CERT_FILE": str(certificate),
             "ZENZEFI_TARGET_URL": f"http://{LOOPBACK}:{upstream_port}",
             "TRUSTED_PROXIES": LOOPBACK,
             "PROCESSES": "2",
             "PORT": str(port),
             "INTERNAL_PORT": str(find_free_port()),
-            "WORKER_METRICS_PORT": str(metrics_port),
+            "WORKER_METRICS_PORT": str(find_free_port()),
             "POSTGRES_SERVER": postgres.host,
             "POSTGRES_PORT": str(postgres.port),
             "POSTGRES_OWNER_USER": "zenzefi_owner",
@@ -119,21 +123,22 @@ def make_machine() -> Iterator[Machine]:
             "S3_ENDPOINT_URL": s3.endpoint_url,
             "S3_BUCKET": _BUCKET,
             "BACKUP_RECIPIENTS": str(identity.to_public()),
-            "BACKUP_COPY_S3_BUCKET": "",
             "PAYMENT_PROVIDER": "stripe",
         }
-        env_file = folder / "zenzefi.env"
-        env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-        passwords = {
-            f"{name.upper()}_FILE": str(secrets / name) for name in ("postgres_password", "postgres_owner_password")
-        }
-        keys = {
-            f"{name.upper()}_FILE": str(secrets / name)
-            for name in ("secret_key", "stripe_secret_key", "payment_webhook_secret")
-        }
-        provision_database(postgres.dsn(), Settings.from_env(variables | passwords | keys))
-        yield Machine(folder=folder, stack=stack, port=port, env_file=env_file, secrets=secrets)
+        _write_variables(folder / "zenzefi.env", variables)
+        files = {f"{path.name.upper()}_FILE": str(path) for path in secrets.iterdir()}
+        # Its own file, because it is for machines without the other units; see deploy/backup/README.md.
+        kept = {name: files[name] for name in _FOR_BACKUPS}
+        _write_variables(folder / "backup.env", {**variables, **kept, "PAYMENT_PROVIDER": "none"})
+        provision_database(postgres.dsn(), Settings.from_env(variables | files))
+        yield Machine(folder=folder, stack=stack, port=port)
+
+
+def _write_variables(path: Path, variables: Mapping[str, str]) -> None:
+    # As both systemd and a shell read them.
+    path.write_text("".join(f"{name}='{value}'\n" for name, value in variables.items()), encoding="utf-8")
 
 
 def _read_variables(path: Path) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines())
+    words = shlex.split(path.read_text(encoding="utf-8"))
+    return dict(word.split("=", 1) for word in words)

@@ -7,13 +7,14 @@ keeps the socket, listens to what the service says, forbids the system calls tha
 import http.client
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +28,8 @@ from zenzefi.devstack.process import ChildProcess, Command
 _CONFINED: Final = Path(__file__).with_name("confined.py")
 _HEAR_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.1
-# Of an installation that has everything but a name in the Internet and a night behind it.
-_EXPECTED_WARNINGS: Final = {"public address", "backup key", "s3 safety", "ledger", "audit log"}
+# Of an installation that verifies its own backups, has one plain bucket, and has no night behind it.
+_EXPECTED_WARNINGS: Final = {"backup key", "s3 safety", "ledger", "audit log"}
 # What this machine is like is not the product's doing.
 _OF_THE_MACHINE: Final = ("disk ", "open files", "clock")
 
@@ -61,16 +62,17 @@ def check_services() -> None:
     """Raise CheckFailed with what a unit gets, says or does wrong."""
     units = read_units()
     with make_machine() as machine:
-        runner = Runner(machine=machine, units=units, calls=allowed_calls(machine.folder, units["zenzefi-web.service"]))
+        runner = Runner(machine=machine, units=units)
         runner.finish("zenzefi-migrate.service")
         runner.create_superuser()
         workers = [runner.start(name) for name in ("zenzefi-worker.service", "zenzefi-worker-heavy.service")]
-        _check_web(runner)
-        runner.finish("zenzefi-backup.service")
-        with runner.web():
+        front = runner.start("zenzefi-nginx.service")
+        with runner.web() as web:
+            _check_web(web)
+            runner.finish("zenzefi-backup.service")
             _check_doctor(runner)
-        for worker in workers:
-            runner.stop(worker)
+        for started in (front, *workers):
+            runner.stop(started)
 
 
 @dataclass
@@ -79,14 +81,12 @@ class Runner:
 
     machine: Machine
     units: dict[str, Unit]
-    calls: Path
-    heard: list[str] = field(default_factory=list)
 
     def finish(self, name: str) -> None:
         """Run each command of a oneshot unit to its end; raises CheckFailed."""
         unit = self.units[name]
         for words in unit.commands():
-            run(self._confined(words), environment=self.machine.environment(unit), working_directory=Path("/"))
+            run(self.confined(unit, words), environment=self.machine.environment(unit), working_directory=Path("/"))
 
     def start(
         self, name: str, *, listener: socket.socket | None = None, notify: str = ""
@@ -106,11 +106,12 @@ class Runner:
         child = ChildProcess(
             Command(
                 name=unit.name,
-                arguments=self._confined(words, listener),
+                arguments=self.confined(unit, words, listener),
                 log_file=self.machine.folder / f"{unit.name}.log",
                 environment=environment,
                 working_directory=Path(unit.last("WorkingDirectory")),
                 inherited=() if listener is None else (listener.fileno(),),
+                stop_signal=signal.Signals[unit.last("KillSignal") or "SIGTERM"],
             )
         )
         child.start()
@@ -129,7 +130,9 @@ class Runner:
         while child.returncode is None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         if child.returncode != 0:
-            raise CheckFailed(f"{unit.name} ended with {child.returncode} after SIGTERM:\n{child.log_text()[-2000:]}")
+            raise CheckFailed(
+                f"{unit.name} ended with {child.returncode} when it was to stop:\n{child.log_text()[-2000:]}"
+            )
 
     @contextmanager
     def web(self) -> Iterator["Web"]:
@@ -155,11 +158,12 @@ class Runner:
             input_text="a password of the check\n",
         )
 
-    def _confined(self, words: list[str], listener: socket.socket | None = None) -> list[str | Path]:
-        """The unit's command, under the unit's filter, from this checkout."""
+    def confined(self, unit: Unit, words: list[str], listener: socket.socket | None = None) -> list[str | Path]:
+        """A command of the unit, under the unit's filter, from this checkout."""
+        calls = allowed_calls(self.machine.folder, unit)
         listen = () if listener is None else ("--listen", str(listener.fileno()))
-        words = [sys.executable if word == PYTHON else self.machine.port_in(word) for word in words]
-        return [sys.executable, "-I", _CONFINED, "--calls", self.calls, *listen, "--", *words]
+        here = [self.machine.here(word) for word in words]
+        return [sys.executable, "-I", _CONFINED, "--calls", calls, *listen, "--", *here]
 
 
 class _Notified:
@@ -220,22 +224,21 @@ class Web:
             connection.close()
 
 
-def _check_web(runner: Runner) -> None:
-    with runner.web() as web:
-        if web.ask() != http.HTTPStatus.OK:
-            raise CheckFailed("zenzefi-web.service is ready, and /health is not 200.")
-        _reload(web)
-        web.news.hear("RELOADING=1")
-        web.news.hear("READY=1")
-        half = _begin_request(runner.machine.port)
-        web.started[1].request_stop()
-        web.news.hear("STOPPING=1")
-        _end_request(half)
-        runner.await_end(web.started)
-        # It is away, and the socket is not: this client waits for the next one.
-        waiting = _begin_request(runner.machine.port)
-        web.start()
-        _end_request(waiting)
+def _check_web(web: Web) -> None:
+    if web.ask() != http.HTTPStatus.OK:
+        raise CheckFailed("zenzefi-web.service is ready, and /health is not 200.")
+    _reload(web)
+    web.news.hear("RELOADING=1")
+    web.news.hear("READY=1")
+    half = _begin_request(web.runner.machine.port)
+    web.started[1].request_stop()
+    web.news.hear("STOPPING=1")
+    _end_request(half)
+    web.runner.await_end(web.started)
+    # It is away, and the socket is not: this client waits for the next one.
+    waiting = _begin_request(web.runner.machine.port)
+    web.start()
+    _end_request(waiting)
 
 
 def _reload(web: Web) -> None:
@@ -273,7 +276,7 @@ def _examine(runner: Runner) -> list[str]:
     unit = runner.units["zenzefi-doctor.service"]
     (words,) = unit.commands()
     finished = subprocess.run(  # noqa: S603  the unit's command
-        runner._confined(words),  # noqa: SLF001
+        runner.confined(unit, words),
         env=runner.machine.environment(unit),
         cwd="/",
         capture_output=True,
