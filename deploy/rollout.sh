@@ -313,7 +313,8 @@ roll_back() {
   else
     refuse_past_contract "$from"
     failed=$from
-    to=$(grep -vxF "$from" "$ROOT/history" | tail -n 1) || die 2 'there is no earlier release to go back to.'
+    to=$(awk -F / -v left="${from%/*}" '$1 != left' "$ROOT/history" | tail -n 1)
+    if [[ -z $to ]]; then die 2 'there is no earlier release to go back to.'; fi
   fi
   printf '%s\n' "$failed" >"$ROOT/pending"
   say "going back from $failed to $to"

@@ -5,11 +5,14 @@ What is left out is Docker (see engine.py). PostgreSQL, Valkey, the releases' pr
 
 import asyncio
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from deploy.checks.debian import ROOT
 from deploy.checks.failures import CheckFailed, require
+from deploy.checks.files import read_yaml
 from deploy.checks.rollout_server import Instance, Release, Server
 from deploy.checks.servers import open_servers
 from deploy.checks.visitors import Visitors
@@ -17,15 +20,28 @@ from deploy.checks.visitors import Visitors
 _SCRIPT_TIMEOUT_S: Final = 240.0
 _POLL_S: Final = 0.05
 _BUSY: Final = 75
+_UNIQUE: Final = ("container_name", "ports")
 _SERVICES: Final = {"web": 2, "worker": 1, "worker-heavy": 1}
 
 
 def check_rollout() -> None:
     """Raise CheckFailed with the first thing that goes otherwise than deploy/rollout.md says."""
+    require(_find_in_services(), what="docker-compose.yml is not as rollout.sh needs it")
     with open_servers() as servers, ExitStack() as stack:
         server = Server(servers, stack)
         server.start()
         asyncio.run(_Rehearsal(server).run())
+
+
+def _find_in_services() -> Iterator[str]:
+    """What the stand-in for Docker would not notice."""
+    services = read_yaml(ROOT / "docker-compose.yml")["services"]
+    for name in _SERVICES:
+        yield from (f"{name} has {key}, so that there can be only one" for key in _UNIQUE if key in services[name])
+        if "test" not in services[name].get("healthcheck", {}):
+            yield f"{name} has no health check, so that nobody knows when it is ready"
+    if not any(":/etc/zenzefi/nginx" in volume for volume in services["nginx"]["volumes"]):
+        yield "nginx has its configuration elsewhere, and would not be reloaded"
 
 
 class _Rehearsal:
