@@ -1,6 +1,7 @@
 """What a database itself has comes back with it, even where nothing of it is left to look at."""
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -86,6 +87,10 @@ async def test_what_the_server_does_not_know_is_told(
 
     with pytest.raises(RestoreFailed, match="tlh_KX"):
         await restore_as_if(provider="c", collate="tlh_KX.UTF-8", locale=None)
+
+    document = json.loads(made.to_json())
+    del document["properties"]  # as manifests of earlier versions are
+    assert Manifest.from_json(json.dumps(document).encode()).properties is None
 
     grant = Grant(role="nobody_of_here", privilege="CONNECT", is_grantable=False)
     with capture_logs() as logs:
