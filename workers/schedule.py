@@ -19,7 +19,7 @@ SNAPSHOT_S: Final = 15.0
 MAIL_S: Final = 5.0
 # Enough for a terabyte at 25 MB/s.
 HALF_A_DAY: Final = timedelta(hours=12)
-# By then a backup of some hundred gigabytes was made and verified; pruning while either runs is refused until tomorrow.
+# By then a backup of some hundred gigabytes was made and verified; while either runs, pruning waits, for some hours.
 PRUNING_DELAY_H: Final = 9
 
 
