@@ -36,6 +36,8 @@ class Role(StrEnum):
     WORKER_HEAVY = "worker-heavy"
 
 
+# They have the login that migrates and backs up, and the way around PgBouncer.
+_OWNERS: Final = (None, Role.WORKER_HEAVY)
 # What others have to be asked about.
 _STORE: Final = frozenset({"s3", "s3 safety", "s3 encryption", "backup key"})
 _FRONT: Final = frozenset(
@@ -69,7 +71,7 @@ async def examine(
     except SettingsError as error:
         return [fail("settings", str(error), "Correct the variable; README.md lists them all."), *machine]
     groups = await asyncio.gather(
-        check_postgres(settings),
+        check_postgres(settings, as_owner=role in _OWNERS),
         check_redis(settings),
         check_queue(settings),
         check_storage(settings),

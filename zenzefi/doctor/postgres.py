@@ -16,13 +16,16 @@ OLDEST_POSTGRES: Final = 14
 MAX_CLOCK_OFFSET_S: Final = 1.0
 
 
-async def check_postgres(settings: Settings) -> list[Finding]:
-    """Whether it answers, has our schema, protects the history, and agrees about the time."""
+async def check_postgres(settings: Settings, *, as_owner: bool = True) -> list[Finding]:
+    """Whether it answers, has our schema, protects the history, and agrees about the time.
+
+    Without the owner's login (`as_owner`) nothing is known of migrations that were edited, only of those that wait.
+    """
     try:
         async with open_database(settings) as database, database.connection() as conn:
             return [
                 await _check_version(conn),
-                await _check_schema(settings),
+                await (_check_schema(settings) if as_owner else _check_applied(conn)),
                 await _check_privileges(conn, settings),
                 await _check_partitions(conn),
                 await _check_clock(conn),
@@ -44,6 +47,16 @@ async def _check_schema(settings: Settings) -> Finding:
         await asyncio.to_thread(migrations.check, settings)
     except migrations.MigrationError as error:
         return fail("schema", str(error), "zenzefi migrate up")
+    return ok("schema", f"at head, {len(migrations.expected_ids())} migrations")
+
+
+async def _check_applied(conn: Connection) -> Finding:
+    if await conn.fetchval("SELECT to_regclass('public._yoyo_migration') IS NULL"):
+        return fail("schema", "no migration is applied", "zenzefi migrate up")
+    rows = await conn.fetch("SELECT migration_id FROM public._yoyo_migration")
+    pending = sorted(set(migrations.expected_ids()) - {row["migration_id"] for row in rows})
+    if pending:
+        return fail("schema", f"Not applied yet: {', '.join(pending)}", "zenzefi migrate up")
     return ok("schema", f"at head, {len(migrations.expected_ids())} migrations")
 
 
