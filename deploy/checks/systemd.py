@@ -14,7 +14,6 @@ from deploy.checks.environment import settings_variables
 from deploy.checks.failures import CheckFailed, require
 from deploy.checks.files import DEPLOY
 from deploy.checks.running import run
-from deploy.checks.tools import python_tool
 from deploy.checks.units import PYTHON, RELEASE, SYSTEMD, Unit, read_units, seconds_of
 from zenzefi.settings import Settings
 
@@ -35,7 +34,6 @@ def check_systemd() -> None:
         + list(_find_wrong_order(units)),
         what="units",
     )
-    run([python_tool("shellcheck"), *sorted(SYSTEMD.glob("*.sh"))])
 
 
 def tool(name: str) -> tuple[Path, dict[str, str]]:
