@@ -4,15 +4,17 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, cast
 
 import asyncpg
 
 from zenzefi.errors import DatabaseUnavailable
 from zenzefi.infra.instruments import DB_ACQUIRE_DURATION, DB_ACQUIRES, DB_CONNECTIONS, DB_MAX_CONNECTIONS
+from zenzefi.infra.metrics import Counter
 from zenzefi.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,6 +48,46 @@ _ACQUIRED_AFTER: Final = DB_ACQUIRE_DURATION.labels()
 _after_commit: Final[dict[Connection, list[Callable[[], None]]]] = {}
 
 
+class _Loan(AbstractAsyncContextManager[Connection]):
+    """A connection that is lent to one block; a class, because a generator would take as long as a small query."""
+
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> Connection:
+        asked_at = time.perf_counter()
+        # With one at hand nobody waits, so that no timer is needed either.
+        timeout_s = None if self._pool.get_idle_size() else ACQUIRE_TIMEOUT_S
+        try:
+            self._connection = await self._pool.acquire(timeout=timeout_s)
+        except BaseException as error:
+            _raise_if_unavailable(error, _UNAVAILABLE)
+            raise
+        _ACQUIRED_AFTER.observe(time.perf_counter() - asked_at)
+        _LENT.inc()
+        return self._connection
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._pool.release(self._connection)
+        except BaseException as trouble:
+            _raise_if_unavailable(trouble, _BROKEN)
+            raise
+        _raise_if_unavailable(error, _BROKEN)
+
+
+def _raise_if_unavailable(error: BaseException | None, outcome: Counter) -> None:
+    """Raise DatabaseUnavailable, and count it, when an error means that the server is the trouble."""
+    # asyncpg's DataError is an InterfaceError, too, but it is a ValueError, and means a bad argument of ours.
+    if isinstance(error, _CONNECTION_TROUBLE) and not isinstance(error, ValueError):
+        outcome.inc()
+        raise DatabaseUnavailable from error
+
+
 class Database:
     """A pool of connections that heals itself; every trouble with the server is DatabaseUnavailable."""
 
@@ -58,25 +100,13 @@ class Database:
         """The pool, for its size and idle figures."""
         return self._pool
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection outside any transaction, for reads.
 
         Raises:
             DatabaseUnavailable: no connection in ACQUIRE_TIMEOUT_S, or it broke while it was lent.
         """
-        asked_at, trouble = time.perf_counter(), _UNAVAILABLE
-        try:
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-                _ACQUIRED_AFTER.observe(time.perf_counter() - asked_at)
-                _LENT.inc()
-                trouble = _BROKEN
-                yield connection
-        except ValueError:
-            raise  # asyncpg's DataError is an InterfaceError, too, but it means a bad argument of ours
-        except _CONNECTION_TROUBLE as error:
-            trouble.inc()
-            raise DatabaseUnavailable from error
+        return _Loan(self._pool)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
