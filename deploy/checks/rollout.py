@@ -142,7 +142,11 @@ class _Rehearsal:
     def _require_content(self, visitors: Visitors) -> None:
         require(visitors.failures[:20], what=f"{len(visitors.failures)} requests failed")
         total = visitors.answered.total()
-        print(f"  {total} requests, 0 failed, {visitors.tried_again} went on to another instance", flush=True)
+        print(
+            f"  {total} requests, 0 failed; {visitors.went_on} went on to another instance, "
+            f"{visitors.sent_again} of {visitors.payments} payments were sent again, each was taken once",
+            flush=True,
+        )
 
 
 async def _wait(process: asyncio.subprocess.Process) -> tuple[int, str]:
