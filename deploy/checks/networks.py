@@ -47,17 +47,16 @@ class Networks:
         """Make the container's namespace; returns the command before those that run in it."""
         namespace = self._namespace(container)
         mine = self.addresses[container] = {name: str(next(self._hosts[name])) for name in networks}
-        inside = ["link set lo up"]
+        outside, inside = list[str](), ["link set lo up"]
         for number, (name, address) in enumerate(mine.items()):
             cable = f"cable{next(self._cables)}"
             pair = f"link add {cable} type veth peer name eth{number} netns {namespace}"
-            self._configure(
-                self.machine, [pair, f"link set {cable} master {self._bridge(name)}", f"link set {cable} up"]
-            )
+            outside += [pair, f"link set {cable} master {self._bridge(name)} up"]
             prefix = self._free[name].prefixlen
             inside += [f"addr add {address}/{prefix} dev eth{number}", f"link set eth{number} up"]
         ways_out = [name for name in mine if not self._is_internal[name]]
         inside += [f"route add default via {self._gateways[name]}" for name in ways_out[:1]]
+        self._configure(self.machine, outside)
         self._configure(namespace, inside)
         return enter(namespace)
 

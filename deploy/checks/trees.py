@@ -23,6 +23,11 @@ SUITE: Final = "trixie"
 # What python:…-slim-trixie has beside Python itself, whose place Debian's own of the same release takes; and the client
 # programs that the servers' images have, so that one tree does for all.
 _PACKAGES: Final = ("ca-certificates", "netbase", "tzdata", "python3", "python3-venv", "valkey-tools", "wget")
+# As in Docker's images of Debian: a half-built one is thrown away, and the slim ones have no manuals.
+_DPKG_OPTIONS: Final = (
+    "force-unsafe-io",
+    *(f"path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")),
+)
 TIMEOUT_S: Final = 600.0
 _TRANSPORT: Final = re.compile(r"SSL_.+|(https?|no)_proxy", re.IGNORECASE)
 
@@ -38,7 +43,7 @@ def require_root() -> None:
 
 def base_tree() -> Path:
     """A bare Debian with Python; made once, kept in .tools, and never to be written to."""
-    digest = hashlib.sha256(repr((SUITE, _PACKAGES)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((SUITE, _PACKAGES, _DPKG_OPTIONS)).encode()).hexdigest()[:16]
     place = TOOLS / "trees" / f"{SUITE}-{digest}"
     program = debian.ensure("mmdebstrap", binary="mmdebstrap")
     with debian.lock():
@@ -47,8 +52,11 @@ def base_tree() -> Path:
             shutil.rmtree(partial, ignore_errors=True)
             partial.parent.mkdir(exist_ok=True)
             options = ["--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(_PACKAGES)}"]
-            proxies = [f"--aptopt={line}" for line in _apt_proxies()]
-            run([program, *options, *proxies, SUITE, partial, *_mirror()], timeout_s=TIMEOUT_S)
+            options += [f"--dpkgopt={line}" for line in _DPKG_OPTIONS]
+            options += [f"--aptopt={line}" for line in _apt_proxies()]
+            # Its own helper, mmtarfilter, is on this PATH.
+            environment = {**os.environ, "PATH": debian.environment()["PATH"]}
+            run([program, *options, SUITE, partial, *_mirror()], timeout_s=TIMEOUT_S, environment=environment)
             (partial / "usr/local/bin/python").symlink_to("/usr/bin/python3")  # where the image has it
             partial.rename(place)
     return place
