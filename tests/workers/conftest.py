@@ -33,7 +33,7 @@ class WorkerProcess:
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._log_path.read_text().splitlines() if line.startswith("{")]
 
-    async def wait_for(self, event: str, *, timeout_s: float = 20, **members: object) -> dict[str, Any]:
+    async def wait_for(self, event: str, *, timeout_s: float = 60, **members: object) -> dict[str, Any]:
         """Wait for a log line."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
