@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -15,7 +15,7 @@ from zenzefi.context import Context
 from zenzefi.errors import RedisUnavailable
 from zenzefi.gateway import devices, tokens
 from zenzefi.gateway.flights import Flights
-from zenzefi.gateway.models import Device
+from zenzefi.gateway.models import Device, Verdict
 from zenzefi.gateway.streams import OpenStreams
 from zenzefi.gateway.tokens import GrantCache, Recollection
 from zenzefi.ratelimit.errors import RateLimitExceeded
@@ -33,20 +33,6 @@ REFRESH_PAUSE_S: Final = 0.05
 REFRESH_BATCH: Final = 500
 
 log = structlog.get_logger(__name__)
-
-
-class Verdict(NamedTuple):
-    """What is known of a token and a device.
-
-    ``grant`` is None when the token cannot be used. ``held_by_other_ms`` is 0 unless another device holds it for so
-    long; ``refusal`` is there when the lease is free, and was not taken because the token's limit is reached. Both say
-    nothing when the scope does not fit, for then no lease was asked for.
-    """
-
-    grant: TokenGrant | None
-    confirmed_at: float
-    held_by_other_ms: int = 0
-    refusal: RateLimitExceeded | None = None
 
 
 class Admissions:
@@ -115,7 +101,9 @@ class Admissions:
         is_holder = entry.holder is not None and entry.holder.device_hash == device.device_hash
         if grant is not None and grant.scope in scopes and not is_holder:
             return None
-        return Verdict(grant=grant, confirmed_at=entry.confirmed_at)
+        if entry.verdict is None:
+            entry.verdict = Verdict(grant=grant, confirmed_at=entry.confirmed_at)
+        return entry.verdict
 
     async def find(self, token_hash: bytes) -> tuple[TokenGrant, Device | None] | None:
         """The grant and the holder of a usable token, without touching its lease; None when it is not usable.

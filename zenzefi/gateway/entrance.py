@@ -39,14 +39,15 @@ class Entrance:
 
     def takes(self, request: web.Request) -> bool:
         """Whether the request is the proxy's, and none that aiohttp has to invite the body of first."""
-        target = request.raw_path
-        return target.startswith(_BELOW) and not target.startswith(_STATUS) and hdrs.EXPECT not in request.headers
+        message = request._message  # noqa: SLF001  the request's own properties are several times as slow
+        target = message.path
+        return target.startswith(_BELOW) and not target.startswith(_STATUS) and hdrs.EXPECT not in message.headers
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Give the request its ids, pass it through, turn its error into a problem document, and write its line."""
         started = time.perf_counter()
         request._match_info = self._match  # noqa: SLF001  as Application._handle does
-        correlation = correlate(request.headers)
+        correlation = correlate(request._message.headers)  # noqa: SLF001  see takes()
         token = CURRENT.set(correlation)
         visit = Visit(self._gateway, request, correlation)
         response: web.StreamResponse | None = None

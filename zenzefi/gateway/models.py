@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 from uuid import UUID
 
 from zenzefi.access.models import TokenGrant
+from zenzefi.ratelimit.errors import RateLimitExceeded
 from zenzefi.ratelimit.subject import Decision
 
 HINT_CHARACTERS = 4  # enough to tell one's own devices apart; the shortest device id keeps as many to itself
@@ -27,6 +28,20 @@ class Device:
         return cls(
             device_hash=hashlib.sha256(device_id.encode("ascii")).digest(), hint=f"…{device_id[-HINT_CHARACTERS:]}"
         )
+
+
+class Verdict(NamedTuple):
+    """What is known of a token and a device.
+
+    ``grant`` is None when the token cannot be used. ``held_by_other_ms`` is 0 unless another device holds it for so
+    long; ``refusal`` is there when the lease is free, and was not taken because the token's limit is reached. Both say
+    nothing when the scope does not fit, for then no lease was asked for.
+    """
+
+    grant: TokenGrant | None
+    confirmed_at: float
+    held_by_other_ms: int = 0
+    refusal: RateLimitExceeded | None = None
 
 
 class Admission(NamedTuple):

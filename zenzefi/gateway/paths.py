@@ -1,7 +1,7 @@
 """Path canonicalisation: one reading of a path, which the scope check and the upstream share."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from zenzefi.gateway.errors import BadPath
 
@@ -26,8 +26,7 @@ _REFUSED_ESCAPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CanonicalPath:
+class CanonicalPath(NamedTuple):
     """A path with one meaning, and the query exactly as the client sent it (None: there was no "?")."""
 
     path: str
@@ -59,7 +58,7 @@ def canonicalise(raw_path: str) -> CanonicalPath:
         raise BadPath("The path is to start with a slash.")
     if not _CANONICAL.fullmatch(path):
         path = _resolve(path)
-    return CanonicalPath(path, query if mark else None)
+    return tuple.__new__(CanonicalPath, (path, query if mark else None))  # the constructor is Python's
 
 
 def _resolve(path: str) -> str:

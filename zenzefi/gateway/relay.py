@@ -163,8 +163,9 @@ class Relay:
 
     async def _ask(self, path: CanonicalPath, provenance: Provenance, upgrade: str) -> Answer:
         request = self._request
-        chunked = hdrs.TRANSFER_ENCODING in request.headers
-        length = None if chunked else request.content_length
+        message = request._message  # noqa: SLF001  the request's own properties are several times as slow
+        chunked = hdrs.TRANSFER_ENCODING in message.headers
+        length = None if chunked or hdrs.CONTENT_LENGTH not in message.headers else request.content_length
         body_exists = request.body_exists
         expects = (
             body_exists
@@ -173,10 +174,10 @@ class Relay:
             and request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
         )
         head = request_head(
-            request.method,
+            message.method,
             self._connector.base_path + path.target,
             authority=self._connector.authority,
-            headers=request.raw_headers,
+            headers=message.raw_headers,
             provenance=provenance,
             framing=framing_lines(content_length=length, chunked=chunked, expect_continue=expects, upgrade=upgrade),
         )

@@ -12,7 +12,7 @@ from uuid import UUID
 from zenzefi.access.models import TokenGrant
 from zenzefi.access.revocation import GRANT_LIFETIME_MS, TOMBSTONE, grant_key, lease_key
 from zenzefi.context import Context
-from zenzefi.gateway.models import Device
+from zenzefi.gateway.models import Device, Verdict
 from zenzefi.infra.redis import Script
 from zenzefi.ratelimit.ring import RING_LUA, Charge, ChargeRequest, LimitClass, ring_key
 from zenzefi.ratelimit.service import token_subject
@@ -158,6 +158,7 @@ class CachedGrant:
     holder: Device | None
     confirmed_at: float
     valid_until: float
+    verdict: Verdict | None = None  # what the holder is told by it, made when it is first asked for
 
 
 class GrantCache:

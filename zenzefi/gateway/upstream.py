@@ -109,11 +109,12 @@ class Exchange:
         """
         try:
             while True:
-                message, body = await self.protocol.read()
+                received = await self.protocol.read()
+                message = received[0]
                 if message.code < 100:  # RFC 9110, section 15: three digits of which the first is 1 to 5
                     raise BadAnswer(f"The upstream's answer has the status {message.code:03}.")
                 if message.code >= 200 or message.code in (101, interim):
-                    return Answer(message, body)
+                    return tuple.__new__(Answer, received)  # a NamedTuple's own constructor is Python's
         except HttpProcessingError as error:
             raise self._failure or BadAnswer("The upstream's answer is not valid HTTP.") from error
         except (ClientError, OSError) as error:

@@ -22,11 +22,10 @@ class Client(NamedTuple):
 def client_of(request: web.Request, trusted: Sequence[IPv4Network | IPv6Network]) -> Client:
     """The same as the functions below tell, at once and without keeping it; `trusted` are the TRUSTED_PROXIES."""
     peername = request.protocol.peername
-    peer = _peer_address(peername)
-    if peer is None or not isinstance(peername, tuple):
-        return Client(None, None, is_behind_proxy=False)
-    if not trusted or not any(peer in network for network in trusted):
-        return Client(peer, _canonical(peername[0]), is_behind_proxy=False)
+    direct = _direct_client(peername[0] if isinstance(peername, tuple) and peername else "")
+    peer = direct.address
+    if peer is None or not trusted or not any(peer in network for network in trusted):
+        return direct
     address = _walk(peer, request.headers.getall("X-Forwarded-For", ()), trusted)
     return Client(address, str(address), is_behind_proxy=True)
 
@@ -109,7 +108,7 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
 
 
 @lru_cache(maxsize=4096)
-def _canonical(text: str) -> str | None:
-    """An address in its one spelling."""
-    address = _parse(text)
-    return None if address is None else str(address)
+def _direct_client(peer: str) -> Client:
+    """The client that is the peer itself."""
+    address = _parse(peer)
+    return Client(address, None if address is None else str(address), is_behind_proxy=False)

@@ -163,12 +163,13 @@ def line_of(
     client_ip: str | None,
 ) -> dict[str, Any]:
     """What the log line of every request tells."""
+    message = request._message  # noqa: SLF001  the request's own properties are several times as slow
     return {
         "request_id": correlation.request_id,
         "trace_id": correlation.trace_id,
-        "method": request.method,
+        "method": message.method,
         "route": route,
-        "path": request.raw_path.partition("?")[0][:MAX_LOGGED_PATH_CHARS],
+        "path": message.path.partition("?")[0][:MAX_LOGGED_PATH_CHARS],
         "status": status,
         "code": code,
         "duration_ms": round(duration_s * 1000, 3),
