@@ -16,6 +16,7 @@ from deploy.checks.trees import TIMEOUT_S, copy_tree, inside, transport_environm
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CACHE: Final = TOOLS / "build-cache"
+_CHANGES_FILES: Final = frozenset({"COPY", "RUN", "WORKDIR"})
 
 
 class Builder:
@@ -42,8 +43,9 @@ class Builder:
         stage = self._stages[name]
         for needed in self._needs(stage):
             self.build(needed)
-        parent = self.trees.get(stage.parent, self._base)
-        tree = copy_tree(parent, self._folder / name)
+        tree = self.trees.get(stage.parent, self._base)
+        if any(instruction.name in _CHANGES_FILES for instruction in stage.instructions):
+            tree = copy_tree(tree, self._folder / name)
         image = copy.deepcopy(self.images.get(stage.parent, Image(environment={"PATH": _PATH})))
         arguments: dict[str, str] = {}
         for instruction in stage.instructions:
