@@ -125,6 +125,7 @@ class Load:
     failures: list[str] = field(default_factory=list)
     answered_by: set[int] = field(default_factory=set)
     path: str = "/process"
+    patience_s: float = 10.0
     is_over: bool = False
 
     async def run(self, *, keeping: int, fresh: int) -> None:
@@ -151,7 +152,7 @@ class Load:
         while not self.is_over:
             try:
                 await client.send(b"GET %s HTTP/1.1\r\n" % self.path.encode() + fields + b"\r\n")
-                answer = await client.answer()
+                answer = await client.answer(timeout_s=self.patience_s)
                 assert answer.status == 200
             except (AssertionError, OSError, EOFError, TimeoutError) as error:
                 self.failures.append(repr(error))
