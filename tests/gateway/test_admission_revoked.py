@@ -8,8 +8,8 @@ import pytest
 from tests.support.people import Person
 from zenzefi.access.token_format import hash_token
 from zenzefi.context import Context
-from zenzefi.gateway.admission import Admissions, Verdict
-from zenzefi.gateway.models import Admission, Device, StreamEnd
+from zenzefi.gateway.admission import Admissions
+from zenzefi.gateway.models import Admission, Device, StreamEnd, Verdict
 from zenzefi.gateway.streams import OpenStream, OpenStreams
 from zenzefi.gateway.sweeps import RECHECK_AGE_S, StreamSweeps
 from zenzefi.gateway.tokens import GrantCache
