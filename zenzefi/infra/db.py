@@ -25,6 +25,7 @@ else:
 P = ParamSpec("P")
 
 ACQUIRE_TIMEOUT_S = 3.0  # a request that waits longer for a connection is better told to come back
+RELEASE_TIMEOUT_S = 3.0  # what a connection gets to be done with a query that was given up; then it is closed
 COMMAND_TIMEOUT_S = 10.0  # no query of ours is planned to take a tenth of that
 CONNECT_TIMEOUT_S = 3.0
 
@@ -72,8 +73,10 @@ class _Loan(AbstractAsyncContextManager[Connection]):
     async def __aexit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
+        # asyncpg would take the limit of acquire(), which is none as a rule.
+        timeout_s = None if error is None else RELEASE_TIMEOUT_S
         try:
-            await self._pool.release(self._connection)
+            await self._pool.release(self._connection, timeout=timeout_s)
         except BaseException as trouble:
             _raise_if_unavailable(trouble, _BROKEN)
             raise
