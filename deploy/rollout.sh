@@ -15,6 +15,8 @@
 # $ROOT/{docker-compose.yml,docker-compose.override.yml,deploy/}   the present release's, for `docker compose` and mounts
 set -euo pipefail
 shopt -s inherit_errexit
+# The users of the containers read what is put there, whatever this login's umask is.
+umask 022
 # A connection that breaks must not end it half way.
 trap '' HUP PIPE
 
