@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from tests.support.servers import PASSWORD, Cluster
 from zenzefi.backups.connections import MAINTENANCE, open_direct
-from zenzefi.backups.errors import RestoreFailed
+from zenzefi.backups.errors import BackupDamaged, RestoreFailed
 from zenzefi.backups.models import Manifest
 from zenzefi.backups.proof import differences, take_proof
 from zenzefi.backups.properties import DatabaseProperties, Grant, find_properties
@@ -102,3 +102,19 @@ async def test_what_the_server_does_not_know_is_told(
             host=cluster.host, port=cluster.port, user=cluster.app, password=PASSWORD, database=restored.database
         )
     await cluster.drop(restored.database)
+
+
+async def test_a_forged_manifest_executes_nothing(backup_ctx: Context, repository: Repository) -> None:
+    made = await back_up(backup_ctx)
+    assert made.properties is not None
+    forged = f'CONNECT ON DATABASE "{made.database}" TO PUBLIC; CREATE TABLE public.forged (); --'
+    grants = (Grant(role=None, privilege=forged, is_grantable=False),)
+    manifest = replace(made, properties=replace(made.properties, grants=grants))
+    key = repository.manifest_key(made.id)
+    await repository.client.put_object(Bucket=repository.bucket, Key=key, Body=manifest.to_json())
+
+    with pytest.raises(BackupDamaged, match="is no privilege"):
+        await verify(backup_ctx, backup_id=made.id)
+
+    async with open_direct(backup_ctx.settings) as connection:
+        assert await connection.fetchval("SELECT to_regclass('public.forged')") is None

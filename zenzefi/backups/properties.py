@@ -1,5 +1,6 @@
 """What a database itself has, and pg_dump leaves out: its locale, who may connect, and the settings of its sessions."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -36,6 +37,8 @@ WHERE d.datname = $1
 ORDER BY role NULLS FIRST, name
 """
 _PROVIDERS = {"i": "LOCALE_PROVIDER icu ICU_LOCALE", "b": "LOCALE_PROVIDER builtin BUILTIN_LOCALE"}
+# What GRANT takes as a word, and cannot be quoted: a manifest may come from whoever can write to the bucket.
+_PRIVILEGE = re.compile(r"[A-Z]{1,32}")
 _NAMES_LIBC = 15  # from this version on a cluster may have another provider by default, and libc must be named
 
 log = structlog.get_logger(__name__)
@@ -74,8 +77,11 @@ class DatabaseProperties:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """Read what a manifest has; raises KeyError or TypeError where it is none."""
+        """Read what a manifest has; raises KeyError, TypeError or ValueError where it is none."""
         grants = tuple(Grant(**grant) for grant in document["grants"])
+        for grant in grants:
+            if _PRIVILEGE.fullmatch(grant.privilege) is None:
+                raise ValueError(f"{grant.privilege!r} is no privilege")
         session_settings = tuple(SessionSetting(**setting) for setting in document["session_settings"])
         return cls(**{**document, "grants": grants, "session_settings": session_settings})
 
