@@ -1,7 +1,10 @@
 """The people of load tests: made in development only, and good for all that a customer does."""
 
 import json
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,6 +22,7 @@ from loadtest.population import Population, populate, sizes
 from loadtest.seed import ProductionRefused
 from loadtest.stack import NothingToLoad, installation
 from tests.support.servers import Cluster
+from tests.support.serving import ROOT
 from zenzefi.app import ROUTES
 from zenzefi.context import Context, open_context
 from zenzefi.settings import Environment, Settings
@@ -46,21 +50,22 @@ async def test_production_gets_no_people(settings: Settings) -> None:
         await seed.seed(replace(settings, environment=Environment.PRODUCTION), count=1, funds=Decimal("1.00"))
 
 
-def test_a_file_of_people_is_its_owners_alone(
-    env: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
+def test_a_file_of_people_is_its_owners_alone(env: Mapping[str, str], tmp_path: Path) -> None:
     path = tmp_path / "people.jsonl"
-    made = CliRunner().invoke(seed.main, ["--count", "1", "--output", str(path)], catch_exceptions=False)
-    assert made.exit_code == 0
+    made = _seed({**env}, "--output", str(path))
+    assert made.returncode == 0, made.stderr
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     (person,) = load_people(path.read_text())
     assert person.password not in repr(person)
-    monkeypatch.setenv("ENVIRONMENT", "production")
-    refused = CliRunner().invoke(seed.main, ["--count", "1"])
-    assert refused.exit_code == 1
-    assert "Error: " in refused.output
+    refused = _seed({**env, "ENVIRONMENT": "production"})
+    assert refused.returncode == 1
+    assert "Error: " in refused.stderr
+
+
+def _seed(env: Mapping[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, for it sets up the logging of its process."""
+    command = [sys.executable, "-m", "loadtest.seed", "--count", "1", *options]
+    return subprocess.run(command, env={**os.environ, **env}, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
 async def test_a_large_population_has_a_sound_ledger(
