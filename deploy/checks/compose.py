@@ -35,7 +35,7 @@ PROFILES: Final = {
 _REACHED_BY: Final = {
     "postgres": {"migrate", "web", "worker", "worker-heavy", "redis", "postgres-exporter", "redis-exporter"},
     "redis": {"migrate", "web", "worker", "worker-heavy", "postgres", "postgres-exporter", "redis-exporter"},
-    "seaweedfs": {"worker-heavy"},
+    "seaweedfs": {"web", "worker-heavy"},
     "grafana": set(PROFILES["monitoring"]) - {"grafana", "docker-proxy"},
     "docker-proxy": set(),
     "certbot": {"nginx"},
