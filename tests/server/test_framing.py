@@ -159,6 +159,8 @@ OTHERWISE_REFUSED = {
     "line_without_end": (414, b"GET /" + b"a" * 9000),
     "fields_too_many": (431, get(*[b"X: a"] * 101)),
     "fields_too_large": (431, get(*[b"X: " + b"a" * 8000] * 5)),
+    "expectation_unknown": (417, post(b"Content-Length: 3", b"Expect: wonders", body=b"")),
+    "expectation_with_more": (417, post(b"Content-Length: 3", b"Expect: 100-continue, wonders", body=b"")),
     "field_without_end": (431, b"GET /echo HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 50_000),
 }
 

@@ -1,6 +1,6 @@
 """Forwarding one request: the gateway's data path, from an admitted request to its response."""
 
-from aiohttp import ClientSession, hdrs, web
+from aiohttp import ClientSession, web
 
 from zenzefi.errors import ZenzefiError
 from zenzefi.gateway.headers import Provenance
@@ -75,7 +75,5 @@ def _start_span(request: web.Request, connector: UpstreamConnector) -> Span:
     return start_span(method, SpanKind.CLIENT, cause=request[CORRELATION], attributes=attributes)
 
 
-async def defer_continue(request: web.Request) -> None:
+async def defer_continue(_request: web.Request) -> None:
     """An expect_handler for the gateway's route: forward() itself invites the body, after all checks have passed."""
-    if request.headers[hdrs.EXPECT].lower() != "100-continue":
-        raise web.HTTPExpectationFailed(text="The only expectation that can be met is 100-continue.")

@@ -48,6 +48,13 @@ class MethodRefused(RefusedRequest):
         self.headers["Allow"] = ", ".join(SERVED_METHODS)
 
 
+class ExpectationRefused(RefusedRequest):
+    """The expectation cannot be met"""
+
+    status, code = 417, "expectation_failed"
+    explanation = "The only expectation that can be met is 100-continue."
+
+
 class HeadTooLate(RefusedRequest):
     """The request did not arrive in time"""
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from zenzefi.server.errors import (
     AmbiguousHeader,
+    ExpectationRefused,
     HeadTooLarge,
     MalformedRequest,
     MethodRefused,
@@ -48,8 +49,9 @@ _HEAD = re.compile(
 )
 _OTHER_VERSION = re.compile(rb"[A-Z]{1,32}+ [!-~]++ HTTP/(?!1\.[01]\r)[0-9](?:\.[0-9])?\r\n")
 _DECISIVE_FIELDS = re.compile(
-    rb"\r\n(host|content-length|transfer-encoding|x-access-token|x-device-id):[\t ]*([^\r]*)", re.IGNORECASE
+    rb"\r\n(host|content-length|transfer-encoding|expect|x-access-token|x-device-id):[\t ]*([^\r]*)", re.IGNORECASE
 )
+_CONTINUE = b"100-continue"
 _UNDERSCORED_NAMES = re.compile(rb"\r\n([^:\r]*_[^:\r]*):")
 _HOST = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 # 18 digits stay below 2**63 in every reader on the way; no body of an exabyte is meant seriously.
@@ -103,19 +105,27 @@ def check_head(head: bytes, limits: HeadLimits) -> int:
     return _body_length(head, is_1_0=minor_version == b"0")
 
 
-def _body_length(head: bytes, *, is_1_0: bool) -> int:
+def _decisive_fields(head: bytes) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     for name, value in _DECISIVE_FIELDS.findall(head):
         key = name.lower()
         if key in found:
             raise AmbiguousHeader() if key.startswith(b"x-") else MalformedRequest()
         found[key] = value
+    return found
+
+
+def _body_length(head: bytes, *, is_1_0: bool) -> int:
+    found = _decisive_fields(head)
     host = found.get(b"host")
     if host is None:
         if not is_1_0:
             raise MalformedRequest
     elif _HOST.fullmatch(host.rstrip(b" \t")) is None:
         raise MalformedRequest
+    # aiohttp would answer another one before any middleware sees the request.
+    if found.get(b"expect", _CONTINUE).rstrip(b" \t").lower() != _CONTINUE:
+        raise ExpectationRefused
     coding, length = found.get(b"transfer-encoding"), found.get(b"content-length")
     if coding is not None:
         if coding != b"chunked" or is_1_0 or length is not None:  # exactly: llhttp refuses some spaces after it, too
