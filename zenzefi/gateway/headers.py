@@ -148,7 +148,7 @@ def answer_headers(reason: str, headers: MultiMapping[str]) -> list[tuple[str, s
     if _CONTROL.search("\t".join((reason, *chain.from_iterable(kept)))):
         raise ValueError("The upstream's answer holds a control character.")
     # Without a TE field in the request only chunked is allowed (RFC 9112, section 6.1); aiohttp undoes no other.
-    if headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+    if [coding.lower() for coding in headers.getall("Transfer-Encoding", ("chunked",))] != ["chunked"]:
         raise ValueError("The upstream's answer has a transfer coding that was not asked for.")
     return kept
 
