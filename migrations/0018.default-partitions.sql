@@ -18,8 +18,9 @@ BEGIN
 END
 $$;
 
--- Makes a month's partition of what the default partition holds of it; returns the number of rows. Readers go on, and
--- see each row once; whoever would write to the default partition waits. A large month takes its time: 50,000 rows/s.
+-- Makes a month's partition of what the default partition holds of it; returns the number of rows. Everybody sees each
+-- row once. Writers to the default partition wait until the transaction ends, and its readers from the last step on.
+-- A large month takes its time: 50,000 rows/s.
 CREATE FUNCTION move_default_rows(parent regclass, month timestamptz) RETURNS bigint
 LANGUAGE plpgsql
 SET timezone = 'UTC'
@@ -57,8 +58,9 @@ END
 $$;
 REVOKE ALL ON FUNCTION move_default_rows(regclass, timestamptz) FROM PUBLIC;
 
--- Does so for every table that is partitioned by month, and returns the number of rows that were moved. It runs with the
--- rights of its owner and takes nothing from its caller. Left where they are: months of which other tables point to rows,
+-- Does so for one month of one of the tables that are partitioned by month, and returns the number of rows that were
+-- moved: 0 once nothing is left. One a call, for each takes locks that last until its transaction ends. It runs with
+-- the rights of its owner and takes nothing from its caller. Left where they are: months of which other tables point to rows,
 -- as they do into the ledger's transactions, which stay for ever in any case; months of the audit log that were archived
 -- and dropped, for such a row is none of them; and months of more than 100,000 rows, which the owner may move by
 -- move_default_rows at a quiet time. lock_timeout: rather than queue in front of the traffic behind a long transaction,
@@ -73,7 +75,6 @@ AS $$
 DECLARE
     partitioned record;
     found record;
-    moved bigint := 0;
 BEGIN
     FOR partitioned IN
         SELECT p.partrelid::regclass AS parent, a.attname AS key, a.atttypid::regtype AS key_type
@@ -98,7 +99,7 @@ BEGIN
                 CONTINUE;
             END IF;
             BEGIN
-                moved := moved + move_default_rows(partitioned.parent, found.month);
+                RETURN move_default_rows(partitioned.parent, found.month);
             EXCEPTION
                 WHEN lock_not_available OR duplicate_table THEN
                     RAISE WARNING 'the rows of % of % stay where they are: %', to_char(found.month, 'YYYY-MM'),
@@ -106,7 +107,7 @@ BEGIN
             END;
         END LOOP;
     END LOOP;
-    RETURN moved;
+    RETURN 0;
 END
 $$;
 REVOKE ALL ON FUNCTION empty_default_partitions() FROM PUBLIC;

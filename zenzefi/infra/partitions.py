@@ -20,6 +20,10 @@ async def make_partitions_ahead(conn: Connection) -> int:
 async def empty_default_partitions(conn: Connection) -> int:
     """Move rows that came before their month had its partition into one of their own; returns how many. Idempotent.
 
-    What is busy, or much, stays where it is, which the database logs: there it can be read as well.
+    Each month in a transaction of its own. What is busy, or much, stays where it is, which the database logs: there it
+    can be read as well.
     """
-    return cast(int, await conn.fetchval("SELECT empty_default_partitions()"))
+    moved = 0
+    while rows := cast(int, await conn.fetchval("SELECT empty_default_partitions()")):
+        moved += rows
+    return moved
