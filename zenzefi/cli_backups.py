@@ -116,7 +116,9 @@ def backup_databases(name: str | None, yes: bool) -> None:
     from zenzefi.backups.leftovers import drop_leftover, list_leftovers
     from zenzefi.cli_tables import print_table
 
-    if yes != (name is not None):
+    if yes and name is None:
+        raise click.UsageError("--yes goes with --drop, which names the database.")
+    if name is not None and not yes:
         raise click.UsageError("--drop drops a database for good: add --yes.")
     if name is not None:
         asyncio.run(drop_leftover(_settings(), name=name))

@@ -77,7 +77,7 @@ def test_compose_keeps_its_promises() -> None:
             "    networks: [edge, front, metrics, data]",
             r"postgres: \['nginx'\] should",
         ),
-        ("networks: [front, data, egress, vpn, metrics, load, s3]", "networks: [data]", "prometheus does not reach web"),
+        ("networks: [front, data, egress, vpn, metrics, load, s3]", "networks: [data]", "does not reach web"),
         ("  data: {internal: true}", "  data: {}", "should have no way out"),
         ("networks: [load]", "networks: [front]", "web would believe"),
         ("image: valkey/valkey:9.1.2", "image: valkey/valkey:latest", "valkey:latest is not pinned"),
