@@ -34,4 +34,20 @@ http {
     }
 }
 END
+# When tailscale restarts, this one stays behind in a network that leads nowhere. It ends then, and Docker starts it in
+# the new one. Any answer will do: that the tailnet is away is no reason.
+(
+    misses=0
+    while sleep "${WATCH_INTERVAL:-10}"; do
+        if curl --silent --max-time 5 --output /dev/null http://127.0.0.1:9002/healthz; then
+            misses=0
+        else
+            misses=$((misses + 1))
+        fi
+        if [ "$misses" -ge 3 ]; then
+            echo 'tailscale-relay.sh: tailscale is gone from this network; ending, to be started in its new one' >&2
+            kill -QUIT $$
+        fi
+    done
+) &
 exec nginx -e stderr -c /tmp/nginx.conf -g 'daemon off;'
