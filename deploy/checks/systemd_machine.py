@@ -66,6 +66,27 @@ class Machine:
         return _PORT.sub(str(find_free_port()), word.replace(RELEASE, str(debian.ROOT)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stores:
+    postgres: EmbeddedPostgres
+    valkey: EmbeddedValkey
+    s3: EmbeddedSeaweedFS
+
+    def variables(self) -> dict[str, str]:
+        """Where they are."""
+        return {
+            "POSTGRES_SERVER": self.postgres.host,
+            "POSTGRES_PORT": str(self.postgres.port),
+            "POSTGRES_OWNER_USER": "zenzefi_owner",
+            "POSTGRES_BIN": str(find_postgres() / "bin"),
+            "REDIS_HOST": self.valkey.host,
+            "REDIS_PORT": str(self.valkey.port),
+            "REDIS_DEADLINE": "2",  # a machine that is busy with other checks must not pass for a Redis that is away
+            "S3_ENDPOINT_URL": self.s3.endpoint_url,
+            "S3_BUCKET": _BUCKET,
+        }
+
+
 @contextmanager
 def make_machine() -> Iterator[Machine]:
     """Start the servers, write the files; at the end everything is gone."""
@@ -76,31 +97,10 @@ def make_machine() -> Iterator[Machine]:
         run(["sh", debian.ROOT / "deploy/docker/make-secrets.sh", secrets])
         port, upstream_port = find_free_port(), find_free_port()
         upstream = ["-m", "zenzefi.devstack.upstream", "--port", str(upstream_port)]
-        servers = Servers(folder, stack)
-        servers.run("upstream", [debian.ROOT / ".venv/bin/python", *upstream])
-        postgres = EmbeddedPostgres(folder / "postgres")
-        valkey = EmbeddedValkey(folder / "valkey", settings={"maxmemory": "256mb"})
-        s3 = EmbeddedSeaweedFS(folder / "s3", bucket=_BUCKET)
-        try:
-            for server in (postgres, valkey, s3):
-                stack.callback(server.stop, timeout_s=3.0)
-                server.launch()
-            for server in (postgres, valkey, s3):
-                server.wait_until_ready()
-        except DevStackError as error:
-            raise CheckFailed(str(error)) from error
+        Servers(folder, stack).run("upstream", [debian.ROOT / ".venv/bin/python", *upstream])
+        stores = _start_stores(folder, stack)
         identity = pyrage.x25519.Identity.generate()
-        for name, value in {
-            "redis_password": valkey.password,
-            "s3_access_key": s3.access_key,
-            "s3_secret_key": s3.secret_key,
-            "backup_identity": str(identity),
-            "stripe_secret_key": "sk_live_of_the_check",
-            "payment_webhook_secret": "whsec_of_the_check",
-        }.items():
-            (secrets / name).unlink()
-            (secrets / name).write_text(value)
-            (secrets / name).chmod(0o400)
+        _write_secrets(secrets, stores, identity=str(identity))
         certificate = make_certificate(folder / "certificate.pem")
         front = nginx_environment(folder / "nginx", web=[f"{LOOPBACK}:{port}"], certificate=certificate)
         _write_variables(folder / "front.env", front)
@@ -113,25 +113,50 @@ def make_machine() -> Iterator[Machine]:
             "PORT": str(port),
             "INTERNAL_PORT": str(find_free_port()),
             "WORKER_METRICS_PORT": str(find_free_port()),
-            "POSTGRES_SERVER": postgres.host,
-            "POSTGRES_PORT": str(postgres.port),
-            "POSTGRES_OWNER_USER": "zenzefi_owner",
-            "POSTGRES_BIN": str(find_postgres() / "bin"),
-            "REDIS_HOST": valkey.host,
-            "REDIS_PORT": str(valkey.port),
-            "REDIS_DEADLINE": "2",  # a machine that is busy with other checks must not pass for a Redis that is away
-            "S3_ENDPOINT_URL": s3.endpoint_url,
-            "S3_BUCKET": _BUCKET,
             "BACKUP_RECIPIENTS": str(identity.to_public()),
             "PAYMENT_PROVIDER": "stripe",
+            **stores.variables(),
         }
         _write_variables(folder / "zenzefi.env", variables)
         files = {f"{path.name.upper()}_FILE": str(path) for path in secrets.iterdir()}
         # Its own file, because it is for machines without the other units; see deploy/backup/README.md.
         kept = {name: files[name] for name in _FOR_BACKUPS}
         _write_variables(folder / "backup.env", {**variables, **kept, "PAYMENT_PROVIDER": "none"})
-        provision_database(postgres.dsn(), Settings.from_env(variables | files))
+        provision_database(stores.postgres.dsn(), Settings.from_env(variables | files))
         yield Machine(folder=folder, stack=stack, port=port)
+
+
+def _start_stores(folder: Path, stack: ExitStack) -> _Stores:
+    stores = _Stores(
+        postgres=EmbeddedPostgres(folder / "postgres"),
+        valkey=EmbeddedValkey(folder / "valkey", settings={"maxmemory": "256mb"}),
+        s3=EmbeddedSeaweedFS(folder / "s3", bucket=_BUCKET),
+    )
+    servers = (stores.postgres, stores.valkey, stores.s3)
+    try:
+        for server in servers:
+            stack.callback(server.stop, timeout_s=3.0)
+            server.launch()
+        for server in servers:
+            server.wait_until_ready()
+    except DevStackError as error:
+        raise CheckFailed(str(error)) from error
+    return stores
+
+
+def _write_secrets(secrets: Path, stores: _Stores, *, identity: str) -> None:
+    """Put in what the script that makes the others cannot know."""
+    for name, value in {
+        "redis_password": stores.valkey.password,
+        "s3_access_key": stores.s3.access_key,
+        "s3_secret_key": stores.s3.secret_key,
+        "backup_identity": identity,
+        "stripe_secret_key": "sk_live_of_the_check",
+        "payment_webhook_secret": "whsec_of_the_check",
+    }.items():
+        (secrets / name).unlink()
+        (secrets / name).write_text(value)
+        (secrets / name).chmod(0o400)
 
 
 def _write_variables(path: Path, variables: Mapping[str, str]) -> None:

@@ -148,9 +148,9 @@ async def test_share_is_exact_and_what_was_admitted_counts_afterwards(
         assert answers[5:] == [{200: 20, 429: 10}] * 40
         assert first.limiter.degraded == {AUTH, API}
         assert second.limiter.degraded == {AUTH, API, PROXY}
-        # But for what this machine is late by itself.
+        # But for what this machine is late by itself: when the deadline passes, and when the caller goes on.
         lag.cancel()
-        assert ninety_ninth(first.took_s) < 0.06 + ninety_ninth(late_s)
+        assert ninety_ninth(first.took_s) < 0.06 + 2 * ninety_ninth(late_s)
 
     async def is_restored() -> bool:
         return not first.limiter.degraded and not second.limiter.degraded

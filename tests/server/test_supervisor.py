@@ -249,6 +249,19 @@ async def test_processes_that_cannot_start_say_why_once(tmp_path: Path) -> None:
     assert "RuntimeError: the new code is broken" in event["reason"]
 
 
+async def test_process_that_cannot_start_while_another_serves_is_tried_again(tmp_path: Path) -> None:
+    others, broken = tmp_path / "others", tmp_path / "broken"
+    environ = {"FIRST_AND_OTHERS": f"{tmp_path / 'first'}:{others}", "BROKEN_WHEN_EXISTS": str(broken)}
+    async with supervised(2, environ=environ) as running:
+        first = (await running.logged("process_ready"))["process_id"]
+        broken.touch()
+        others.touch()
+        await running.logged("process_died")
+        assert await running.who_answers() == first
+        broken.unlink()
+        assert (await running.logged("serving"))["processes"] == 2
+
+
 async def test_both_ports_are_shared_by_all_processes() -> None:
     async with supervised(2) as running:
         await running.logged("serving")

@@ -237,7 +237,8 @@ class Supervisor:
 
     def _on_loss(self, slot: _Slot, child: Child) -> None:
         reason = child.obituary()
-        if child.state is State.STARTING and not self._is_up:
+        # Nobody serves yet, so the reason is one for all, such as a bad setting. Once somebody does, it may pass.
+        if child.state is State.STARTING and not self._is_up and not self._is_serving():
             self._give_up(reason)
             return
         if child.state is State.STARTING:
@@ -251,6 +252,9 @@ class Supervisor:
             self._give_up(reason)
         elif slot.successor is None:
             self._retry(slot)
+
+    def _is_serving(self) -> bool:
+        return any(slot.child is not None and slot.child.state is State.READY for slot in self._slots)
 
     def _retry(self, slot: _Slot) -> None:
         slot.retry_at = time.monotonic() + min(_FIRST_BACKOFF_S * 2**slot.crashes, _MAX_BACKOFF_S)
