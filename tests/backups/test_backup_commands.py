@@ -8,7 +8,6 @@ import subprocess
 import sys
 from datetime import timedelta
 from io import StringIO
-from unittest.mock import patch
 
 import pyrage
 import pytest
@@ -147,10 +146,13 @@ def test_a_terminal_sees_how_much_is_done_of_what_has_a_size() -> None:
     assert "3.5/7.0 MB" in restoring
 
 
-def test_a_narrow_table_keeps_what_is_copied_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_narrow_table_keeps_what_is_copied_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "20260131T030000Z-0123456789ab"
-    with patch.dict(os.environ, {"FORCE_COLOR": "1", "COLUMNS": "50"}):
-        print_table(["state", "id", "head"], [["verified", name, "0018.default-partitions"]], whole="id")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "50")
+    print_table(["state", "id", "head"], [["verified", name, "0018.default-partitions"]], whole="id")
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert name in shown
     assert "…" not in shown
