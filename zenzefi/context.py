@@ -14,7 +14,7 @@ import structlog
 
 from zenzefi.errors import DatabaseUnavailable
 from zenzefi.infra.clock import Clock
-from zenzefi.infra.db import Connection, Database, open_database, sample_pool
+from zenzefi.infra.db import Connection, Database, open_database
 from zenzefi.infra.http import open_upstream, sample_upstream
 from zenzefi.infra.ids import uuid7
 from zenzefi.infra.jwt import JwtSigner
@@ -97,7 +97,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
         passwords = PasswordHasher()
         stack.callback(passwords.close)
         upstream = await stack.enter_async_context(open_upstream(settings))
-        samplers: list[Callable[[], None]] = [partial(sample_pool, database), partial(sample_upstream, upstream)]
+        samplers: list[Callable[[], None]] = [database.sample, partial(sample_upstream, upstream)]
         for work in (sample_for_ever(samplers), watch_loop_lag()):
             stack.push_async_callback(_cancel, asyncio.get_running_loop().create_task(work))
         yield Context(

@@ -116,7 +116,7 @@ async def test_a_database_and_a_redis_that_are_away_are_told_and_the_rest_grows_
         await put(ctx, "gauges", {"users": 5})
         await gauges.refresh(ctx)
         read_at = shown("facts_read_timestamp_seconds")
-        ctx.db.pool.terminate()
+        ctx.db.terminate()
         await gauges.refresh(ctx)
         for dependency in ("database", "redis", "queue"):
             assert shown("dependency_up", dependency=dependency) == 0

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from zenzefi.errors import DatabaseUnavailable
-from zenzefi.infra import db
+from zenzefi.infra import db, lending
 from zenzefi.settings import Settings
 
 
@@ -45,7 +45,7 @@ class _Way:
 async def test_query_that_is_given_up_while_the_server_hangs_costs_no_more_than_the_release(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "RELEASE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(lending, "RELEASE_TIMEOUT_S", 0.2)
     way = _Way(settings)
     async with way.settings() as through, db.open_database(through) as database:
         async with database.connection() as connection:

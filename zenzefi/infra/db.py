@@ -8,26 +8,23 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, cast
+from typing import Any, Final, ParamSpec, cast
 
 import asyncpg
 
 from zenzefi.errors import DatabaseUnavailable
 from zenzefi.infra.instruments import DB_ACQUIRE_DURATION, DB_ACQUIRES, DB_CONNECTIONS, DB_MAX_CONNECTIONS
+from zenzefi.infra.lending import Connection, Lender
 from zenzefi.infra.metrics import Counter
 from zenzefi.settings import Settings
 
-if TYPE_CHECKING:
-    Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
-else:
-    Connection = asyncpg.pool.PoolConnectionProxy
+__all__ = ("Connection", "Database", "after_commit", "open_database")
 
 P = ParamSpec("P")
 
-ACQUIRE_TIMEOUT_S = 3.0  # a request that waits longer for a connection is better told to come back
-RELEASE_TIMEOUT_S = 3.0  # what a connection gets to be done with a query that was given up; then it is closed
 COMMAND_TIMEOUT_S = 10.0  # no query of ours is planned to take a tenth of that
 CONNECT_TIMEOUT_S = 3.0
+CLOSE_TIMEOUT_S = 3.0
 
 # What asyncpg raises when the server, not the query, is the trouble.
 _CONNECTION_TROUBLE = (
@@ -52,17 +49,15 @@ _after_commit: Final[dict[Connection, list[Callable[[], None]]]] = {}
 class _Loan(AbstractAsyncContextManager[Connection]):
     """A connection that is lent to one block; a class, because a generator would take as long as a small query."""
 
-    __slots__ = ("_connection", "_pool")
+    __slots__ = ("_connection", "_lender")
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-        self._pool = pool
+    def __init__(self, lender: Lender) -> None:
+        self._lender = lender
 
     async def __aenter__(self) -> Connection:
         asked_at = time.perf_counter()
-        # With one at hand nobody waits, so that no timer is needed either.
-        timeout_s = None if self._pool.get_idle_size() else ACQUIRE_TIMEOUT_S
         try:
-            self._connection = await self._pool.acquire(timeout=timeout_s)
+            self._connection = await self._lender.lend()
         except BaseException as error:
             _raise_if_unavailable(error, _UNAVAILABLE)
             raise
@@ -73,14 +68,13 @@ class _Loan(AbstractAsyncContextManager[Connection]):
     async def __aexit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        # asyncpg would take the limit of acquire(), which is none as a rule.
-        timeout_s = None if error is None else RELEASE_TIMEOUT_S
         try:
-            await self._pool.release(self._connection, timeout=timeout_s)
+            await self._lender.take_back(self._connection, is_in_order=error is None)
         except BaseException as trouble:
             _raise_if_unavailable(trouble, _BROKEN)
             raise
-        _raise_if_unavailable(error, _BROKEN)
+        if error is not None:
+            _raise_if_unavailable(error, _BROKEN)
 
 
 def _raise_if_unavailable(error: BaseException | None, outcome: Counter) -> None:
@@ -97,19 +91,36 @@ class Database:
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         """Take an open pool."""
         self._pool = pool
+        self._lender = Lender(pool)
 
-    @property
-    def pool(self) -> "asyncpg.Pool[asyncpg.Record]":
-        """The pool, for its size and idle figures."""
-        return self._pool
+    def terminate(self) -> None:
+        """Cut all connections; there will be none any more."""
+        self._pool.terminate()
+
+    async def close(self) -> None:
+        """Close all connections, once they are given back.
+
+        Raises:
+            TimeoutError: they were not, in CLOSE_TIMEOUT_S.
+        """
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await self._lender.close()
+            await self._pool.close()
+
+    def sample(self) -> None:
+        """Set the gauges of the pool."""
+        size, idle = self._pool.get_size(), self._lender.idle
+        DB_CONNECTIONS.labels("idle").set(idle)
+        DB_CONNECTIONS.labels("in_use").set(size - idle)
+        DB_MAX_CONNECTIONS.labels().set(self._pool.get_max_size())
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection outside any transaction, for reads.
 
         Raises:
-            DatabaseUnavailable: no connection in ACQUIRE_TIMEOUT_S, or it broke while it was lent.
+            DatabaseUnavailable: no connection in lending.ACQUIRE_TIMEOUT_S, or it broke while it was lent.
         """
-        return _Loan(self._pool)
+        return _Loan(self._lender)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -145,14 +156,6 @@ def after_commit(connection: Connection, act: Callable[P, None], /, *arguments: 
         act(*arguments, **keywords)
     else:
         waiting.append(partial(act, *arguments, **keywords))
-
-
-def sample_pool(database: Database) -> None:
-    """Set the gauges of the pool."""
-    size, idle = database.pool.get_size(), database.pool.get_idle_size()
-    DB_CONNECTIONS.labels("idle").set(idle)
-    DB_CONNECTIONS.labels("in_use").set(size - idle)
-    DB_MAX_CONNECTIONS.labels().set(database.pool.get_max_size())
 
 
 async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -193,10 +196,11 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
             "Check POSTGRES_SERVER, POSTGRES_PORT, POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB."
         ) from error
     assert pool is not None
+    database = Database(pool)
     try:
-        yield Database(pool)
+        yield database
     finally:
         try:
-            await asyncio.wait_for(pool.close(), timeout=3)
+            await database.close()
         except TimeoutError:
-            pool.terminate()
+            database.terminate()
