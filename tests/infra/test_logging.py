@@ -3,9 +3,13 @@
 import io
 import json
 import logging
+import os
+import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -64,7 +68,7 @@ def test_plain_values_pass_unchanged() -> None:
     assert redact({"route": "/api/v1/tokens/{id}", "status": 200}) == {"route": "/api/v1/tokens/{id}", "status": 200}
 
 
-def request_lines() -> LineWriter:
+def request_lines() -> LineWriter[tuple[dict[str, Any], float]]:
     lines = our_logging._request_lines
     assert lines is not None
     return lines
@@ -135,7 +139,7 @@ class _StuckStream(io.StringIO):
 
 def test_stuck_stream_holds_no_request_up_and_the_loss_is_told(caplog: pytest.LogCaptureFixture) -> None:
     stream, sent = _StuckStream(), 3 * MAX_WAITING
-    writer = LineWriter(logging.StreamHandler(stream))
+    writer = LineWriter(logging.StreamHandler(stream), word=str)
     started = time.perf_counter()
     for number in range(sent):
         writer.write(f"line {number}")
@@ -146,3 +150,56 @@ def test_stuck_stream_holds_no_request_up_and_the_loss_is_told(caplog: pytest.Lo
     dropped = sum(loss["lines"] for loss in losses if loss["event"] == "log_lines_dropped")
     assert dropped > 0
     assert len(stream.getvalue().splitlines()) + dropped == sent
+
+
+def write_lines(descriptor: int, count: int) -> None:
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        writer = LineWriter(logging.StreamHandler(stream), word=_LINE.format)
+        for number in range(count):
+            writer.write(number)
+        writer.flush()
+
+
+_LINE = "{:05} " + 500 * "x"
+
+
+def test_each_write_to_a_pipe_is_of_whole_lines_and_not_torn_by_other_processes() -> None:
+    # In its packet mode a read of the pipe gives what one write put there, or PIPE_BUF bytes of it.
+    reader, writer = os.pipe2(os.O_DIRECT)
+    write_lines(writer, 100)
+    packets = list(iter(lambda: os.read(reader, 2 * select.PIPE_BUF), b""))
+    os.close(reader)
+    assert all(packet.endswith(b"\n") for packet in packets)
+    assert 1 < len(packets) <= 100 / (select.PIPE_BUF // 507) + 1
+    assert b"".join(packets).decode().split("\n") == [*map(_LINE.format, range(100)), ""]
+
+
+def test_several_writers_of_one_file_leave_each_others_lines_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.touch()
+    descriptors = [os.open(path, os.O_WRONLY | os.O_APPEND) for _ in range(4)]
+    threads = [threading.Thread(target=write_lines, args=(descriptor, 1000)) for descriptor in descriptors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(path.read_text().splitlines()) == sorted(4 * [*map(_LINE.format, range(1000))])
+
+
+def test_line_that_cannot_be_worded_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    stream = io.StringIO()
+    writer: LineWriter[Callable[[], str]] = LineWriter(logging.StreamHandler(stream), word=lambda entry: entry())
+    for entry in (lambda: "one", lambda: str(1 / 0), lambda: "two"):
+        writer.write(entry)
+    writer.flush()
+    assert stream.getvalue() == "one\ntwo\n"
+    assert "log_line_not_worded" in caplog.text
+
+
+def test_line_appears_by_itself_in_time(stream: io.StringIO) -> None:
+    log_request({"request_id": "a1"})
+    deadline = time.monotonic() + 5
+    while not stream.getvalue():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert json.loads(stream.getvalue())["request_id"] == "a1"
