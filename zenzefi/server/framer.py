@@ -94,12 +94,31 @@ class RequestFramer:
             data, self._held = self._held + data, b""
         messages: list[Message] = []
         try:
-            upgraded, tail = self._feed(data, messages)
+            if self._is_one_head(data):
+                upgraded, tail = self._feed_head(data, messages), b""
+                if self.body is not EMPTY_PAYLOAD:
+                    upgraded, tail = self._feed(b"", messages)
+                elif self._closes and not upgraded:
+                    self.close()
+            else:
+                upgraded, tail = self._feed(data, messages)
         except RefusedRequest as error:
             self.close()
             messages.append(refused(error))
             return messages, False, b""
         return messages, upgraded, tail
+
+    def _is_one_head(self, data: bytes) -> bool:
+        """Whether there is nothing but one whole head, and all before it is over: nearly every request comes so."""
+        return (
+            data.find(HEAD_END) == len(data) - 4 > 0
+            and not data.startswith(b"\r")
+            and not self.head
+            and not self._closes
+            and not self._skipped_line
+            and self.body.is_eof()
+            and self._protocol.queued_requests < MAX_QUEUED
+        )
 
     def _feed(self, data: bytes, messages: list[Message]) -> tuple[bool, bytes]:
         waiting = self._protocol.queued_requests

@@ -53,7 +53,7 @@ _DECISIVE_FIELDS = re.compile(
 )
 _CONTINUE = b"100-continue"
 _UNDERSCORED_NAMES = re.compile(rb"\r\n([^:\r]*_[^:\r]*):")
-_HOST = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_HOST = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?[\t ]*")
 # 18 digits stay below 2**63 in every reader on the way; no body of an exabyte is meant seriously.
 _CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 JUNK: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
@@ -121,10 +121,10 @@ def _body_length(head: bytes, *, is_1_0: bool) -> int:
     if host is None:
         if not is_1_0:
             raise MalformedRequest
-    elif _HOST.fullmatch(host.rstrip(b" \t")) is None:
+    elif _HOST.fullmatch(host) is None:
         raise MalformedRequest
     # aiohttp would answer another one before any middleware sees the request.
-    if found.get(b"expect", _CONTINUE).rstrip(b" \t").lower() != _CONTINUE:
+    if b"expect" in found and found[b"expect"].rstrip(b" \t").lower() != _CONTINUE:
         raise ExpectationRefused
     coding, length = found.get(b"transfer-encoding"), found.get(b"content-length")
     if coding is not None:
