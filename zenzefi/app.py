@@ -1,5 +1,7 @@
 """The application: the one list of slices and middlewares."""
 
+from collections.abc import AsyncIterator
+
 from aiohttp import web
 
 from zenzefi.access.routes import ROUTES as ACCESS_ROUTES
@@ -21,6 +23,7 @@ from zenzefi.wallet.payment_routes import ROUTES as PAYMENT_ROUTES
 from zenzefi.wallet.providers import offers_mock_payment
 from zenzefi.wallet.routes import MOCK_PAYMENT_ROUTES
 from zenzefi.wallet.routes import ROUTES as WALLET_ROUTES
+from zenzefi.web.direct import DIRECT_ROUTES, PlainRoutes
 from zenzefi.web.docs import add_docs
 from zenzefi.web.keys import CTX, FIND_IDENTITY
 from zenzefi.web.metrics import METRICS_ROUTES
@@ -50,10 +53,17 @@ def create_app(ctx: Context) -> web.Application:
         app.add_routes((*MOCK_PAYMENT_ROUTES, *MOCK_PAGE_ROUTES))
     if ctx.settings.docs_enabled:
         add_docs(app)
+    app[DIRECT_ROUTES] = []
     app.cleanup_ctx.append(limiter_lifecycle)
     app.cleanup_ctx.append(gateway_lifecycle)
+    app.cleanup_ctx.append(_plain_routes)
     _declare_routes(app)
     return app
+
+
+async def _plain_routes(app: web.Application) -> AsyncIterator[None]:
+    app[DIRECT_ROUTES].append(PlainRoutes(app))
+    yield
 
 
 def create_internal_app(ctx: Context) -> web.Application:

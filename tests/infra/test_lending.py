@@ -74,7 +74,7 @@ async def test_no_connection_is_lost_or_lent_twice_while_queries_fail_and_are_gi
         except (TimeoutError, DatabaseUnavailable, asyncpg.DivisionByZeroError):
             pass  # which is what is tried here
 
-    for _ in range(10):
+    for _ in range(5):
         await asyncio.gather(*(ask_or_give_up() for _ in range(40)))
     assert most == MOST
     async with asyncio.timeout(5):

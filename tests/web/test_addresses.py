@@ -5,10 +5,16 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
-from zenzefi.web.addresses import resolve_address
+from zenzefi.web.addresses import resolve_client
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+
+def headers(forwarded: list[str]) -> CIMultiDict[str]:
+    """Those of a request that came this way."""
+    return CIMultiDict(("X-Forwarded-For", value) for value in forwarded)
 
 
 @pytest.mark.parametrize(
@@ -28,15 +34,17 @@ TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
     ],
 )
 def test_address_is_the_first_untrusted_hop_from_the_right(peer: str, forwarded: list[str], expected: str) -> None:
-    assert resolve_address((peer, 4000), forwarded, TRUSTED) == ip_address(expected)
+    client = resolve_client((peer, 4000), headers(forwarded), TRUSTED)
+    assert (client.address, client.text) == (ip_address(expected), expected)
+    assert client.is_behind_proxy == (peer[-8:] == "10.0.0.1" or peer == "fd00::1")
 
 
 @given(forged=st.lists(st.text(max_size=40)), client=st.ip_addresses(v=4))
 def test_whatever_a_client_writes_its_own_address_counts(forged: list[str], client: object) -> None:
     if any(client in network for network in TRUSTED):
         return
-    assert resolve_address(("10.0.0.1", 4000), [*forged, str(client)], TRUSTED) == client
+    assert resolve_client(("10.0.0.1", 4000), headers([*forged, str(client)]), TRUSTED).address == client
 
 
 def test_unix_socket_has_no_address() -> None:
-    assert resolve_address("", ["203.0.113.9"], TRUSTED) is None
+    assert resolve_client("", headers(["203.0.113.9"]), TRUSTED).address is None

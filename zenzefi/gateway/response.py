@@ -4,16 +4,14 @@ import socket
 import struct
 from collections.abc import Iterable
 
-from aiohttp import ClientConnectionResetError, hdrs, web
+from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion10, HttpVersion11, RawResponseMessage, StreamWriter
 from multidict import CIMultiDict
 
-from zenzefi.web.direct import SentResponse
+from zenzefi.web.direct import WITHOUT_BODY, SentResponse, write_at_once
 
-# Answers of these have no body whatever they say (RFC 9110, sections 8.6 and 15): their framing is ProxiedResponse's.
-_WITHOUT_BODY = frozenset({204, 304})
 # Close with a reset: pending data is dropped and the peer sees an error instead of an end.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -35,7 +33,7 @@ class WholeAnswer(SentResponse):
         length = message.headers.get(hdrs.CONTENT_LENGTH)
         return (
             (length is None or length == str(len(body)))
-            and message.code not in _WITHOUT_BODY
+            and message.code not in WITHOUT_BODY
             and request.version == HttpVersion11
             and request.method != "HEAD"
         )
@@ -60,18 +58,7 @@ class WholeAnswer(SentResponse):
             body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
         if hdrs.DATE not in message.headers:  # whoever forwards an answer without it adds it (RFC 9110, section 6.6.1)
             lines.append(f"Date: {rfc822_formatted_time()}\r\n")
-        if not self._keep_alive:
-            lines.append("Connection: close\r\n")
-        lines.append("\r\n")
-        data = "".join(lines).encode("utf-8", "surrogateescape") + body
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ClientConnectionResetError("the client has gone")
-        transport.write(data)
-        writer = request.writer
-        writer.output_size += len(data)
-        if request.protocol.writing_paused:
-            await writer.drain()
+        await write_at_once(request, lines, body, keep_alive=bool(self._keep_alive))
         self._req = None
 
     def abort(self) -> None:

@@ -18,7 +18,7 @@ from zenzefi.infra import tracing
 from zenzefi.ratelimit.middleware import note as note_limit
 from zenzefi.web.auth import public
 from zenzefi.web.declare import docs, querystring_schema, response_schema
-from zenzefi.web.direct import DIRECT_ROUTE
+from zenzefi.web.direct import DIRECT_ROUTES
 from zenzefi.web.keys import CORRELATION, CTX, IDENTITY, LOG_FIELDS, RATE_LIMIT
 from zenzefi.web.paging import PageQuerySchema, page_of, page_response
 from zenzefi.web.responses import json_response
@@ -44,7 +44,7 @@ async def gateway_lifecycle(app: web.Application) -> AsyncIterator[None]:
         app[GATEWAY] = gateway
         if not tracing.is_on():  # its middleware surrounds the route with a span
             route = next(route for route in app.router.routes() if route.handler is proxy)
-            app[DIRECT_ROUTE] = Entrance(app, gateway, route)
+            app[DIRECT_ROUTES].append(Entrance(app, gateway, route))
         yield
 
 

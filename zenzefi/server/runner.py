@@ -16,7 +16,7 @@ from zenzefi.server.deadlines import Deadlines
 from zenzefi.server.errors import ServerError
 from zenzefi.server.framing import HeadLimits
 from zenzefi.server.protocol import HardenedProtocol
-from zenzefi.web.direct import DIRECT_ROUTE, DirectRoute
+from zenzefi.web.direct import DIRECT_ROUTES, DirectRoute
 
 _DRAIN_POLL_S = 0.05
 _CUT_TIMEOUT_S = 1.0  # for handlers to take their cancellation when a drain's time is up
@@ -34,10 +34,10 @@ class HardenedServer(web.Server):
     """The connections of one listening socket, with the sweep that ends the slow ones."""
 
     def __init__(
-        self, plain: web.Server, *, deadlines: Deadlines, limits: HeadLimits, direct: DirectRoute | None
+        self, plain: web.Server, *, deadlines: Deadlines, limits: HeadLimits, direct: list[DirectRoute]
     ) -> None:
         """Take over the handler and the request factory of the server that aiohttp made for an application."""
-        super().__init__(plain.request_handler if direct is None else _dispatcher(direct, plain.request_handler))
+        super().__init__(_dispatcher(direct, plain.request_handler) if direct else plain.request_handler)
         self.deadlines = deadlines
         self.limits = limits
         self.draining = False
@@ -129,7 +129,7 @@ class HardenedRunner(web.AppRunner):
             await super()._make_server(),
             deadlines=self._deadlines,
             limits=self._limits,
-            direct=self.app.get(DIRECT_ROUTE),
+            direct=self.app.get(DIRECT_ROUTES, []),
         )
 
     def hurry(self, *, linger_s: float, timeout_s: float) -> None:
@@ -153,8 +153,13 @@ class HardenedRunner(web.AppRunner):
         return await server.drain() if isinstance(server, HardenedServer) else 0
 
 
-def _dispatcher(direct: DirectRoute, application: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+def _dispatcher(
+    direct: list[DirectRoute], application: Callable[[Any], Awaitable[Any]]
+) -> Callable[[Any], Awaitable[Any]]:
     def dispatch(request: Any) -> Awaitable[Any]:
-        return direct.handle(request) if direct.takes(request) else application(request)
+        for route in direct:
+            if route.takes(request):
+                return route.handle(request)
+        return application(request)
 
     return dispatch

@@ -7,8 +7,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 from aiohttp import web
+from multidict import MultiMapping
 
-from zenzefi.web.keys import CLIENT_IP, CLIENT_IP_TEXT, CTX
+from zenzefi.web.keys import CTX
 
 
 class Client(NamedTuple):
@@ -20,59 +21,28 @@ class Client(NamedTuple):
 
 
 def client_of(request: web.Request, trusted: Sequence[IPv4Network | IPv6Network]) -> Client:
-    """The same as the functions below tell, at once and without keeping it; `trusted` are the TRUSTED_PROXIES."""
-    peername = request.protocol.peername
-    direct = _direct_client(peername[0] if isinstance(peername, tuple) and peername else "")
-    peer = direct.address
-    if peer is None or not trusted or not any(peer in network for network in trusted):
-        return direct
-    address = _walk(peer, request.headers.getall("X-Forwarded-For", ()), trusted)
-    return Client(address, str(address), is_behind_proxy=True)
+    """Who sent the request; `trusted` are the TRUSTED_PROXIES. A unix socket has no address."""
+    return resolve_client(request.protocol.peername, request.headers, trusted)
 
 
 def client_ip(request: web.Request) -> IPv4Address | IPv6Address | None:
-    """The address that the request counts for; None where the peer has none (a unix socket)."""
-    if CLIENT_IP not in request:
-        request[CLIENT_IP] = resolve_address(
-            request.transport.get_extra_info("peername") if request.transport is not None else None,
-            request.headers.getall("X-Forwarded-For", ()),
-            request.app[CTX].settings.trusted_proxies,
-        )
-    return request[CLIENT_IP]
+    """The address that the request counts for."""
+    return client_of(request, request.app[CTX].settings.trusted_proxies).address
 
 
-def client_ip_text(request: web.Request) -> str | None:
-    """The same as text."""
-    text = request.get(CLIENT_IP_TEXT)
-    if text is None:
-        address = client_ip(request)
-        if address is not None:
-            text = request[CLIENT_IP_TEXT] = str(address)
-    return text
-
-
-def is_from_trusted_proxy(request: web.Request) -> bool:
-    """Whether the peer itself, not the client behind it, is one of TRUSTED_PROXIES."""
-    trusted = request.app[CTX].settings.trusted_proxies
-    if not trusted or request.transport is None:
-        return False
-    peer = _peer_address(request.transport.get_extra_info("peername"))
-    return peer is not None and any(peer in network for network in trusted)
-
-
-def resolve_address(
-    peername: object,
-    forwarded_for: Sequence[str],
-    trusted: Sequence[IPv4Network | IPv6Network],
-) -> IPv4Address | IPv6Address | None:
+def resolve_client(
+    peername: object, headers: MultiMapping[str], trusted: Sequence[IPv4Network | IPv6Network]
+) -> Client:
     """Walk X-Forwarded-For from right to left for as long as the hop that wrote an entry is trusted.
 
     An entry that is no address ends the walk at the hop that sent it: whoever forges one gains nothing.
     """
-    address = _peer_address(peername)
-    if address is None or not trusted or not any(address in network for network in trusted):
-        return address
-    return _walk(address, forwarded_for, trusted)
+    direct = _direct_client(peername[0] if isinstance(peername, tuple) and peername else "")
+    peer = direct.address
+    if peer is None or not trusted or not any(peer in network for network in trusted):
+        return direct
+    address = _walk(peer, headers.getall("X-Forwarded-For", ()), trusted)
+    return Client(address, str(address), is_behind_proxy=True)
 
 
 def _walk(
@@ -89,10 +59,6 @@ def _walk(
         if not any(address in network for network in trusted):
             break
     return address
-
-
-def _peer_address(peername: object) -> IPv4Address | IPv6Address | None:
-    return _parse(peername[0]) if isinstance(peername, tuple) and peername else None
 
 
 @lru_cache(maxsize=4096)  # parsing takes 3 µs, and the same few proxies and clients come all the time

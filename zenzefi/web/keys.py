@@ -1,6 +1,5 @@
 """Typed keys of what the application and a request carry."""
 
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -24,8 +23,6 @@ FIND_IDENTITY = web.AppKey[FindIdentity]("FIND_IDENTITY")
 
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 CORRELATION = web.RequestKey("CORRELATION", Correlation)
-CLIENT_IP = web.RequestKey[IPv4Address | IPv6Address | None]("CLIENT_IP")
-CLIENT_IP_TEXT = web.RequestKey("CLIENT_IP_TEXT", str)
 IDENTITY = web.RequestKey("IDENTITY", Identity)
 JSON = web.RequestKey[dict[str, Any]]("JSON")
 QUERY = web.RequestKey[dict[str, Any]]("QUERY")

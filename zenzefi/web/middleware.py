@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -16,9 +17,10 @@ from zenzefi.errors import BadRequest, ZenzefiError
 from zenzefi.infra.correlation import CURRENT, Correlation, correlate
 from zenzefi.infra.instruments import CLIENT_CLOSED, HTTP_DURATION, HTTP_REQUESTS
 from zenzefi.infra.logging import log_request
-from zenzefi.web.addresses import client_ip_text, is_from_trusted_proxy
+from zenzefi.web.addresses import Client, client_of
 from zenzefi.web.auth import authenticate, is_public
-from zenzefi.web.keys import CORRELATION, IDENTITY, LOG_FIELDS, RATE_LIMIT, REQUEST_ID
+from zenzefi.web.direct import send_at_once
+from zenzefi.web.keys import CORRELATION, CTX, IDENTITY, LOG_FIELDS, RATE_LIMIT, REQUEST_ID
 from zenzefi.web.problem import code_of, error_response, http_exception_response, status_response
 from zenzefi.web.validation import validate
 
@@ -55,7 +57,7 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         _take_note(request, response, code, time.perf_counter() - started)
         CURRENT.reset(token)
-    return response
+    return await send_at_once(request, response, partial(_common_fields_of, request, request_id))
 
 
 def answer_error(request: web.Request, error: Exception, *, request_id: str) -> tuple[web.StreamResponse | None, str]:
@@ -104,10 +106,13 @@ async def set_common_headers(request: web.Request, response: web.StreamResponse)
     headers = response.headers
     # A request that aiohttp itself refuses never met the middleware.
     request_id = request.get(REQUEST_ID) or correlate(request.headers).request_id
-    for name, value in common_fields(request_id, request.get(RATE_LIMIT, ()), over_tls=came_over_tls(request)):
-        headers[name] = value
+    headers.update(_common_fields_of(request, request_id))
     if headers.get("Server") == SERVER_SOFTWARE:
         del headers["Server"]
+
+
+def _common_fields_of(request: web.Request, request_id: str) -> tuple[tuple[str, str], ...]:
+    return common_fields(request_id, request.get(RATE_LIMIT, ()), over_tls=came_over_tls(request))
 
 
 def common_fields(request_id: str, limits: Iterable[tuple[str, str]], *, over_tls: bool) -> tuple[tuple[str, str], ...]:
@@ -119,7 +124,11 @@ def common_fields(request_id: str, limits: Iterable[tuple[str, str]], *, over_tl
 
 def came_over_tls(request: web.Request) -> bool:
     """Whether a trusted proxy says that it took the request over TLS."""
-    return is_from_trusted_proxy(request) and request.headers.get("X-Forwarded-Proto") == "https"
+    return _client_of(request).is_behind_proxy and request.headers.get("X-Forwarded-Proto") == "https"
+
+
+def _client_of(request: web.Request) -> Client:
+    return client_of(request, request.app[CTX].settings.trusted_proxies)
 
 
 def _name_cause(cause: BaseException | None) -> str:
@@ -143,7 +152,7 @@ def _take_note(request: web.Request, response: web.StreamResponse | None, code: 
         code=code,
         duration_s=duration_s,
         bytes_out=response.content_length or 0 if response is not None else 0,
-        client_ip=client_ip_text(request),
+        client_ip=_client_of(request).text,
     )
     if identity is not None:
         fields["user_id"] = str(identity.user_id)

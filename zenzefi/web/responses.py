@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Final
 from uuid import UUID
 
 from aiohttp import web
@@ -15,7 +16,7 @@ def encode_json(data: object) -> str:
     Raises:
         TypeError: a value of another type, a naive datetime among them.
     """
-    return json.dumps(data, default=_encode_value, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(data)
 
 
 def json_response(data: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -39,3 +40,7 @@ def _encode_value(value: object) -> str:
         case UUID():
             return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form here")
+
+
+# json.dumps would make one for each text.
+_ENCODER: Final = json.JSONEncoder(default=_encode_value, separators=(",", ":"), ensure_ascii=False)
