@@ -4,6 +4,7 @@ Its router, its way to the middlewares and its way to send a response take as lo
 has no variable part is found by one look-up, and a response that is there as a whole is written in one piece.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final, Protocol
@@ -16,6 +17,7 @@ from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 # Responses of these have no body whatever they say (RFC 9110, sections 8.6 and 15), so that their framing is another.
 WITHOUT_BODY: Final = frozenset({204, 304})
+_FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 
 
 class DirectRoute(Protocol):
@@ -87,7 +89,7 @@ async def send_at_once(
     headers, body = response.headers, response.body
     assert isinstance(body, bytes)
     headers.update(fields())
-    if any("\r" in value or "\n" in value for value in headers.values()):
+    if _FORBIDDEN.search("".join(headers.values())):
         raise ValueError("a header field must not have a line's end in it")
     lines = [f"HTTP/1.1 {response.status} {response.reason}\r\n"]
     lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
@@ -122,5 +124,6 @@ def _is_plain(request: web.Request, response: web.Response) -> bool:
         and request.method != "HEAD"
         and response.status not in WITHOUT_BODY
         and not (response.prepared or response.compression or response.chunked or response.cookies)
+        and hdrs.CONTENT_TYPE in response.headers
         and hdrs.CONTENT_LENGTH not in response.headers
     )
