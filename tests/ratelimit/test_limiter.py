@@ -13,8 +13,8 @@ from zenzefi.context import Context
 from zenzefi.infra.redis import RedisClient
 from zenzefi.ratelimit.errors import RateLimitExceeded
 from zenzefi.ratelimit.limiter import ClassLimiter
-from zenzefi.ratelimit.ring import Charge, ChargeRequest, LimitClass
-from zenzefi.ratelimit.subject import HEADROOM, Subject, Terms
+from zenzefi.ratelimit.ring import CHARGE, Charge, ChargeRequest, LimitClass, ring_key
+from zenzefi.ratelimit.subject import BUSY, HEADROOM, Subject, Terms
 from zenzefi.ratelimit.window import AdmissionLog
 from zenzefi.settings import RateLimit, Settings
 
@@ -135,6 +135,93 @@ def test_request_beside_another_call_asks_for_what_a_lease_will_spend() -> None:
     assert subject.needs_charge(0.8), "the lease would end before the next call"
     renewal = subject.request(0.8)
     assert (renewal.want, renewal.back) == (math.ceil(HEADROOM * 8 / 0.8), 4)
+
+
+def busy_subject() -> Subject:
+    """One whose permits of the time 0 last for a second; 100 were charged, and 60 of them are spent."""
+    subject = Subject(terms(10_000, 60, most=1000, lease_s=1.0), "test")
+    first = ChargeRequest(limit=10_000, window_us=61_000_000, want=100, least=1)
+    subject.settle(charge(admitted=100), first, sent_at=0.0, now=0.0)
+    for _ in range(60):
+        assert subject.spend(0.5) is not None
+    return subject
+
+
+def test_subject_that_spends_little_asks_for_nothing_ahead() -> None:
+    subject = Subject(terms(1000, 60, most=50, lease_s=1.0), "test")
+    assert not subject.is_busy(0.0)
+    first = ChargeRequest(limit=1000, window_us=61_000_000, want=BUSY, least=1)
+    subject.settle(charge(admitted=BUSY), first, sent_at=0.0, now=0.0)
+    for _ in range(BUSY // 2):
+        subject.spend(0.5)
+    assert not subject.is_busy(0.9)
+    assert busy_subject().is_busy(0.9)
+    assert not busy_subject().is_busy(1.0), "its permits have lapsed, so that its requests ask"
+    assert busy_subject().request_ahead(0.05) is None, "they will last until the next time"
+
+
+def test_permits_are_spent_while_the_next_ones_are_asked_for_and_what_is_left_goes_back_later() -> None:
+    subject = busy_subject()
+    ahead = subject.request_ahead(0.9)
+    assert ahead is not None
+    assert (ahead.want, ahead.back) == (math.ceil(HEADROOM * 60 / 0.9), 0)
+    for _ in range(10):
+        assert subject.spend(0.95) is not None
+    subject.settle(charge(admitted=100, stamp=b"8"), ahead, sent_at=0.9, now=0.96)
+    for _ in range(70):
+        assert subject.spend(1.8) is not None, "the lease of the new ones counts"
+    again = subject.request_ahead(1.85)
+    assert again is not None
+    assert (again.back, again.stamp) == (30, b"7")
+    subject.settle(charge(admitted=120, stamp=b"9"), again, sent_at=1.85, now=1.86)
+    lapsed = subject.request(3.0)
+    assert (lapsed.back, lapsed.stamp) == (120, b"9")
+    last = subject.request(3.1)
+    assert (last.back, last.stamp) == (30, b"8")
+    assert subject.request(3.2).back == 0
+
+
+def test_no_to_a_question_asked_ahead_refuses_nobody() -> None:
+    subject = busy_subject()
+    ahead = subject.request_ahead(0.9)
+    assert ahead is not None
+    refusal = Charge(admitted=0, free=0, retry_after_s=30.0, next_free_s=0.0, stamp=b"8", ring=b"1")
+    subject.settle(refusal, ahead, sent_at=0.9, now=0.95)
+    for _ in range(40):
+        assert subject.spend(0.96) is not None
+    assert subject.spend(0.97) is None, "the next one asks for itself"
+
+
+def test_few_permits_of_a_limit_that_is_nearly_reached_do_not_replace_more() -> None:
+    subject = busy_subject()
+    ahead = subject.request_ahead(0.9)
+    assert ahead is not None
+    subject.settle(charge(admitted=3, stamp=b"8"), ahead, sent_at=0.9, now=0.95)
+    for _ in range(40):
+        assert subject.spend(0.96) is not None
+    back = subject.request(0.97)
+    assert (back.back, back.stamp) == (3, b"8")
+
+
+async def test_nothing_that_was_asked_for_ahead_is_lost(redis: RedisClient) -> None:
+    limit = 10_000
+    limiter, name = ClassLimiter(terms(limit, 60, most=500, lease_s=0.3), redis=redis), f"test:{uuid4()}"
+    spent = 0
+    for _ in range(5):
+        for _ in range(300):
+            await limiter.admit(name)
+        await asyncio.sleep(0.1)
+        ahead, sent_at = limiter.request_ahead(name), time.monotonic()
+        assert ahead is not None
+        answer = asyncio.create_task(redis.eval(CHARGE, [ring_key(LimitClass.PROXY, name)], ahead.arguments()))
+        await limiter.admit(name)
+        limiter.settle(name, Charge.parse(await answer), ahead, sent_at=sent_at)
+        spent += 301
+    for _ in range(3):
+        await asyncio.sleep(0.35)
+        last = await limiter.admit(name)
+        spent += 1
+    assert last.remaining == limit - spent
 
 
 def test_log_of_a_small_limit_is_exact_and_of_a_large_one_bounded() -> None:

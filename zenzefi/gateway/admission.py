@@ -103,7 +103,18 @@ class Admissions:
             return None
         if entry.verdict is None:
             entry.verdict = Verdict(grant=grant, confirmed_at=entry.confirmed_at)
+        if entry.is_ageing and is_holder and not entry.is_renewed:
+            entry.is_renewed = True
+            self._renew(token_hash, device, scopes)
         return entry.verdict
+
+    def _renew(self, token_hash: bytes, device: Device, scopes: Scopes) -> None:
+        """Confirm again what is still believed, beside the requests that go on with it; a failure is the next one's."""
+        if self._limiter is None or self._limiter.is_busy(token_subject(token_hash)):
+            self._flights.start(
+                (token_hash, device.device_hash, scopes),
+                lambda: self._confirm(token_hash, device, scopes, is_ahead=True),
+            )
 
     async def find(self, token_hash: bytes) -> tuple[TokenGrant, Device | None] | None:
         """The grant and the holder of a usable token, without touching its lease; None when it is not usable.
@@ -167,9 +178,9 @@ class Admissions:
         if ended:  # and nobody said so, or it was not heard
             await revocation.announce(self._ctx, token_hashes=ended)
 
-    async def _confirm(self, token_hash: bytes, device: Device, scopes: Scopes) -> Verdict:
+    async def _confirm(self, token_hash: bytes, device: Device, scopes: Scopes, *, is_ahead: bool = False) -> Verdict:
         started = self._monotonic()
-        known = await self._recall(token_hash, device, scopes)
+        known = await self._recall(token_hash, device, scopes, is_ahead=is_ahead)
         if known is not None and known.grant is not None:
             grant: TokenGrant | None = known.grant
             loaded, lifetime_s = None, known.grant_ms / 1000
@@ -205,9 +216,13 @@ class Admissions:
                 return await devices.held_by_other_ms(self._ctx, grant=grant, device=device), refusal
         return await devices.take_lease(self._ctx, grant=grant, device=device), None
 
-    async def _recall(self, token_hash: bytes, device: Device | None, scopes: Scopes) -> Recollection | None:
+    async def _recall(
+        self, token_hash: bytes, device: Device | None, scopes: Scopes, *, is_ahead: bool = False
+    ) -> Recollection | None:
         limiter, name = self._limiter if scopes else None, token_subject(token_hash)
-        wanted = None if limiter is None else limiter.request_if_due(name)
+        wanted = None
+        if limiter is not None:
+            wanted = limiter.request_ahead(name) if is_ahead else limiter.request_if_due(name)
         sent_at = self._monotonic()
         try:
             known = await tokens.recall(self._ctx, token_hash=token_hash, device=device, scopes=scopes, charge=wanted)

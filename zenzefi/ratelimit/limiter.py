@@ -22,7 +22,8 @@ from zenzefi.settings import RateLimit, Settings
 LEASE_S: Final = 1.0
 LEASE_PART: Final = 20
 SHORTEST_LEASE_S: Final = 0.1
-# No process charges more than this part of a limit in advance.
+# No process charges more than this part of a limit in advance; for a busy subject what is left of the portion before is
+# charged as well, until the next one.
 LEASE_SHARE: Final = 10
 # Subjects remembered by a process, about 1 KB each when busy; those not seen for longest are forgotten first, and what
 # they owe with them.
@@ -113,6 +114,17 @@ class ClassLimiter:
             return ChargeRequest(limit=self.policy.limit, window_us=self._window_us, want=1, least=1)
         now = self._monotonic()
         return subject.request(now) if subject.needs_charge(now) else None
+
+    def is_busy(self, name: str) -> bool:
+        """Whether a subject's next permits are worth being asked for before those that are here lapse."""
+        subject = self._subjects.get(name)
+        return subject is not None and subject.is_busy(self._monotonic())
+
+    def request_ahead(self, name: str) -> ChargeRequest | None:
+        """What to ask along with a call that no request waits for; the answer is to be passed to ``settle``."""
+        now = self._monotonic()
+        subject = self._subjects.get(name)
+        return None if subject is None else subject.request_ahead(now)
 
     def settle(self, name: str, charge: Charge | None, request: ChargeRequest, *, sent_at: float) -> None:
         """Take in what the ring answered to a request that was sent at ``sent_at``; None: it was not asked."""

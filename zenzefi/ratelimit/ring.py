@@ -49,6 +49,7 @@ class ChargeRequest:
     ring: bytes = b""
     back: int = 0
     stamp: bytes = b"0"
+    is_ahead: bool = False  # asked for while there are permits: no is no answer to any request
 
     def arguments(self) -> tuple[Argument, ...]:
         """The arguments of ring_charge, in its order."""

@@ -16,6 +16,9 @@ from zenzefi.settings import RateLimit
 DENIAL_S = 1.0
 # Somewhat more than was spent at the last rate, so that a lease lasts its time; what is left over goes back.
 HEADROOM = 1.5
+# From so many permits in a portion on, a subject's next one is asked for before this one lapses: all requests that come
+# until the answer would wait together. What is charged twice for that moment is little of so large a limit.
+BUSY = 32
 # 1, 4, 16: a subject that begins is served in full after three calls.
 GROWTH = 4
 
@@ -76,6 +79,8 @@ class Subject:
         "ring",
         "seen",
         "spend_by",
+        "stale",
+        "stale_stamp",
         "stamp",
         "terms",
         "waiting",
@@ -90,6 +95,8 @@ class Subject:
         self.leased_at = 0.0  # when it was asked for
         self.spend_by = 0.0  # when they lapse
         self.stamp = b""  # the ring's time of it
+        self.stale = 0  # of a charge at another time: not to be spent, and to go back with the next one
+        self.stale_stamp = b""
         self.ring = b""  # which ring that was
         self.free = 0  # what it had left
         self.next_free_at = 0.0
@@ -155,6 +162,16 @@ class Subject:
             return False
         return not self.has_permits(now + self.terms.lease_s * 3 / 4)
 
+    def is_busy(self, now: float) -> bool:
+        """Whether there are permits now, and so many are spent that the next ones are to be asked for meanwhile."""
+        return self.has_permits(now) and self._portion(now) >= BUSY
+
+    def request_ahead(self, now: float) -> ChargeRequest | None:
+        """What to ask of the ring while requests go on with the permits that are here; None where those are new."""
+        if self.charging is not None or self.has_permits(now + self.terms.lease_s * 9 / 10):
+            return None
+        return self._ask(now, want=self._portion(now), is_ahead=True)
+
     def request(self, now: float) -> ChargeRequest:
         """What to ask of the ring now: a portion, or a permit for each who waits.
 
@@ -163,6 +180,13 @@ class Subject:
         """
         want = max(self._portion(now), self.waiting)
         back, self.permits = min(self.permits, self.charged), 0
+        return self._ask(now, want=want, back=back, stamp=self.stamp)
+
+    def _ask(
+        self, now: float, *, want: int, back: int = 0, stamp: bytes = b"", is_ahead: bool = False
+    ) -> ChargeRequest:
+        if not back:
+            back, stamp, self.stale = self.stale, self.stale_stamp, 0
         counted = self.seen.count(now)
         self.debt = min(self.debt, counted)
         return ChargeRequest(
@@ -174,7 +198,8 @@ class Subject:
             history=counted - self.debt,
             ring=self.ring,
             back=back,
-            stamp=self.stamp if back else b"0",
+            stamp=stamp if back else b"0",
+            is_ahead=is_ahead,
         )
 
     def restore(self, request: ChargeRequest) -> None:
@@ -199,7 +224,7 @@ class Subject:
         self.debt = max(0, self.debt - request.debt)
         self.ring = charge.ring
         self.heard_at = sent_at
-        if request.want == 0:
+        if request.want == 0 or (request.is_ahead and not self._make_way(charge, now)):
             return
         self.free = charge.free
         self.charged = charge.admitted
@@ -217,6 +242,19 @@ class Subject:
         else:
             self.retry_at = sent_at + charge.retry_after_s
             self.denied_until = sent_at + min(charge.retry_after_s, DENIAL_S)
+
+    def _make_way(self, charge: Charge, now: float) -> bool:
+        """Lay the permits aside that were here before those of a charge that was asked for ahead, or those of it.
+
+        The smaller part goes back: together they would lapse as soon as the older ones do.
+        """
+        here = self.permits if self.has_permits(now) else 0
+        if charge.admitted <= here:
+            self.stale, self.stale_stamp = charge.admitted, charge.stamp
+            return False
+        self.stale, self.stale_stamp = min(here, self.charged), self.stamp
+        self.permits = 0
+        return True
 
     def _portion(self, now: float) -> int:
         """How many to charge: what was spent at the last rate in a lease, and at most GROWTH times as many as last."""
