@@ -20,7 +20,8 @@ from zenzefi.ratelimit.service import token_subject
 LEASE_S: Final = 300  # a device holds its token until five minutes after its last request
 # A second of requests may be served without telling Redis, so that its lease has to last that much longer.
 LEASE_MS: Final = (LEASE_S + 1) * 1000
-CACHE_S: Final = 1.0  # what a revocation that nobody announces may cost, and what a busy token asks Redis: about once in it
+# What a revocation that nobody announces may cost; a busy token asks Redis about once in it.
+CACHE_S: Final = 1.0
 # What is known of a busy token is renewed beside its requests when so much of its life is over: else all that come
 # until the answer would wait together. Redis has half of the rest to answer.
 RENEW_S: Final = 0.9 * CACHE_S
