@@ -117,8 +117,6 @@ def _count() -> None:
     instruments.UPSTREAM_DURATION.labels().observe(0.0007)
     instruments.RATE_LIMIT_DECISIONS.labels("proxy", "admitted").inc()
     instruments.TOKEN_CHECKS.labels("usable").inc()
-    instruments.OPEN_STREAMS.labels().inc()
-    instruments.OPEN_STREAMS.labels().inc(-1)
 
 
 def _correlate(headers: "CIMultiDict[str]") -> None:

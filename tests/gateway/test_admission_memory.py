@@ -13,6 +13,7 @@ from zenzefi.gateway.flights import Flights
 from zenzefi.gateway.models import Admission, Device, Outcome, StreamEnd
 from zenzefi.gateway.streams import REMEMBER_REVOCATIONS_S, OpenStream, OpenStreams
 from zenzefi.gateway.tokens import CACHE_S, GrantCache
+from zenzefi.infra.instruments import OPEN_STREAMS
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DEVICE = Device.of("device-0001")
@@ -91,6 +92,19 @@ def test_a_stream_that_was_admitted_before_a_revocation_and_opened_after_it_is_e
     welcome_back = stream_of(grant, confirmed_at=clock.now)
     streams.open(welcome_back)
     assert welcome_back.end_reason is None
+
+
+def test_the_gauge_tells_how_many_streams_are_open_in_all() -> None:
+    streams, gauge = OpenStreams(limit=10), OPEN_STREAMS.labels()
+    opened = [stream_of(grant_of(number), confirmed_at=0.0) for number in (1, 1, 2)]
+    for stream in opened:
+        streams.open(stream)
+    streams.sample()
+    assert gauge.cells[gauge.at] == 3
+    for stream in opened:
+        streams.close(stream)
+    streams.sample()
+    assert gauge.cells[gauge.at] == 0
 
 
 def test_a_stream_is_told_once_and_keeps_its_first_reason() -> None:

@@ -31,12 +31,11 @@ from zenzefi.gateway.paths import CanonicalPath
 from zenzefi.gateway.streams import OpenStream, OpenStreams
 from zenzefi.gateway.sweeps import EXPIRY_S, LEASES_S, RECHECK_S, StreamSweeps, sweep_for_ever
 from zenzefi.gateway.tokens import LEASE_S, GrantCache
-from zenzefi.infra.instruments import DEVICE_CONFLICTS, OPEN_STREAMS, RATE_LIMIT_DECISIONS, TOKEN_CHECKS
+from zenzefi.infra.instruments import DEVICE_CONFLICTS, RATE_LIMIT_DECISIONS, TOKEN_CHECKS
 from zenzefi.ratelimit.errors import LimitUnknown, RateLimitExceeded
 from zenzefi.ratelimit.ring import LimitClass
 
 _USABLE, _UNUSABLE, _MALFORMED, _UNKNOWN = map(TOKEN_CHECKS.labels, ("usable", "unusable", "malformed", "unknown"))
-_OPEN_STREAMS = OPEN_STREAMS.labels()
 
 # Which scopes let a request through is remembered for paths of this length at most: 1 MB of them.
 MAX_REMEMBERED_PATH_CHARS: Final = 256
@@ -80,6 +79,7 @@ async def open_gateway(ctx: Context) -> AsyncIterator[Gateway]:
     meter = Meter(ctx, streams=streams)
     gateway = Gateway(ctx=ctx, admissions=admissions, streams=streams, meter=meter, activations=Flights())
     sweeps = StreamSweeps(ctx, admissions=admissions, streams=streams)
+    ctx.samplers.append(streams.sample)
     subscription = ctx.redis.subscribe(revocation.CHANNEL, gateway.hear, admissions.forget_all)
     work = (
         admissions.refresh_for_ever(),
@@ -170,13 +170,11 @@ class Following:
         except TooManyStreams:
             self._gateway.meter.count_denied(self._stream.grant)
             raise
-        _OPEN_STREAMS.inc()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         stream = self._stream
         if kind is not None and issubclass(kind, asyncio.CancelledError) and stream.end_reason is None:
             stream.outcome = Outcome.ABORTED
-        _OPEN_STREAMS.inc(-1)
         self._gateway.streams.close(stream)
         self._gateway.meter.count(stream)
 

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from zenzefi.access.models import TokenGrant
 from zenzefi.gateway.errors import TooManyStreams
 from zenzefi.gateway.models import Admission, Device, Outcome, StreamEnd
+from zenzefi.infra.instruments import OPEN_STREAMS
 
 # How long a revocation is remembered for requests that were admitted just before it: far longer than the way from the
 # admission to the stream's registration, which is a few turns of the event loop.
@@ -118,6 +119,10 @@ class OpenStreams:
             streams.discard(stream)
             if not streams:
                 del self._by_token[stream.grant.token_hash]
+
+    def sample(self) -> None:
+        """Set the gauge of open streams."""
+        OPEN_STREAMS.labels().set(sum(map(len, self._by_token.values())))
 
     def revoked_since(self, token_hash: bytes, instant: float) -> bool:
         """Whether word of a revocation came after this instant of the monotonic clock."""
