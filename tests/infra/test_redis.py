@@ -162,6 +162,15 @@ async def test_server_that_cannot_write_counts_as_away_until_it_can(
     assert await client.eval(script, ["znz:written"]) == b"OK"
 
 
+async def test_a_late_event_loop_is_not_taken_for_a_server_that_is_away(client: RedisClient) -> None:
+    for number in range(1, 4):
+        call = asyncio.ensure_future(client.run("INCR", "znz:late"))
+        await asyncio.sleep(0)  # the batch is about to be sent
+        await asyncio.sleep(0)
+        time.sleep(2 * DEADLINE_S)
+        assert await call == number
+
+
 async def test_hung_server_costs_a_deadline_twice_and_then_nothing(
     server: EmbeddedValkey, client: RedisClient, clock: Clock
 ) -> None:

@@ -29,6 +29,7 @@ Reply: TypeAlias = object
 CONNECT_DEADLINE_S = 0.5  # beside the callers: none of them waits for longer than the deadline
 BREAKER_FAILURES = 2  # each failed batch costs its callers the whole deadline
 BREAKER_OPEN_S = 1.0
+_LEAST_GRACE_S = 0.002
 MAX_BATCH = 128  # replies of one batch are read in order; a longer one would make its last caller wait
 # Answers of a server that lives but cannot serve: one that loads its data, one whose cluster has no majority. (That a
 # slot of the cluster has no owner says nothing about the server.) redis-py knows a few such answers as classes.
@@ -160,8 +161,10 @@ class RedisNode:
 
     async def _exchange(self, batch: list[_Call]) -> None:
         started = time.perf_counter()
+        limit, loop = asyncio.timeout(None), asyncio.get_running_loop()
+        timer = loop.call_later(self._deadline_s, self._judge, limit, loop.time() + self._deadline_s)
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with limit:
                 if self._connecting is not None or not self._is_usable():
                     await self._connected()
                 # From here on the server may have executed any of it: nothing is ever sent again.
@@ -177,6 +180,17 @@ class RedisNode:
             self._breaker.record_success()
             _ANSWERED.inc(len(batch))
             _DURATION.observe(time.perf_counter() - started)
+        finally:
+            timer.cancel()
+
+    def _judge(self, limit: asyncio.Timeout, due_s: float) -> None:
+        """End the wait for replies, but not where it is the event loop that was late.
+
+        Timers come before what has arrived meanwhile is read: a process that was kept from the processor for longer
+        than the deadline would take the server for a broken one, and do without it what costs it even more.
+        """
+        now_s = asyncio.get_running_loop().time()
+        limit.reschedule(now_s + min(max(now_s - due_s, _LEAST_GRACE_S), self._deadline_s))
 
     def _is_usable(self) -> bool:
         """Whether there is a connection, and the server has not closed it while nothing was asked: a restarted server
