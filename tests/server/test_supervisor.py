@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.supervised import Load, Supervised, supervised, wait_gone
-from tests.server.support import HOST
+from tests.server.support import HOST, Client
 
 WHO = b"GET /process HTTP/1.1\r\n" + HOST + b"\r\n"
 DRIP = b"GET /drip?events=10 HTTP/1.1\r\n" + HOST + b"\r\n"  # an answer that takes a second
@@ -183,9 +183,10 @@ async def test_stop_does_not_wait_for_a_replaced_process_as_long_as_its_successo
 async def test_replaced_processes_do_not_pile_up() -> None:
     async with supervised(1, environ={"DRAIN_TIMEOUT": "0.2"}) as running, contextlib.AsyncExitStack() as stack:
         await running.logged("serving")
-        hanging = []
+        hanging: list[Client] = []
+        seen: set[int] = set()
         for restart in range(1, 4):
-            hanging.append(await stack.enter_async_context(running.connect()))
+            hanging.append(await _connect_to_another(running, stack, seen))
             await hanging[-1].send(HANG)
             await _answered_once_more(running)
             running.signal(signal.SIGHUP)
@@ -269,6 +270,17 @@ async def test_both_ports_are_shared_by_all_processes() -> None:
         assert {await running.who_answers() for _ in range(60)} == set(running.children())
         running.port = public
         assert {await running.who_answers() for _ in range(60)} == set(running.children())
+
+
+async def _connect_to_another(running: Supervised, stack: contextlib.AsyncExitStack, seen: set[int]) -> Client:
+    """A connection to a process not seen before: one that was told to leave may still accept for a moment."""
+    while True:
+        client = await stack.enter_async_context(running.connect())
+        await client.send(b"GET /process HTTP/1.1\r\n" + HOST + b"\r\n")
+        process_id = int((await client.answer()).body)
+        if process_id not in seen:
+            seen.add(process_id)
+            return client
 
 
 async def _answered_once_more(running: Supervised) -> None:
