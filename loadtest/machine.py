@@ -51,10 +51,9 @@ def _commit() -> str:
 
 
 def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(_ROOT), *arguments]
     try:
-        completed = subprocess.run(  # noqa: S603
-            ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, timeout=10, check=False
-        )
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return completed.stdout.strip()
