@@ -111,13 +111,14 @@ class RequestFramer:
     def _is_one_head(self, data: bytes) -> bool:
         """Whether there is nothing but one whole head, and all before it is over: nearly every request comes so."""
         return (
-            data.find(HEAD_END) == len(data) - 4 > 0
+            data.endswith(HEAD_END)
+            and self.body.is_eof()
             and not data.startswith(b"\r")
             and not self.head
             and not self._closes
             and not self._skipped_line
-            and self.body.is_eof()
             and self._protocol.queued_requests < MAX_QUEUED
+            and data.find(HEAD_END) == len(data) - 4  # the last: it takes as long as the data are
         )
 
     def _feed(self, data: bytes, messages: list[Message]) -> tuple[bool, bytes]:
