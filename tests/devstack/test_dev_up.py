@@ -29,6 +29,14 @@ STOPPED_WITHIN_S = 5.0
 pytestmark = pytest.mark.timeout(240)
 
 
+@pytest.fixture(autouse=True)
+def _hangups_count() -> Iterator[None]:
+    """The tests may run under nohup: then SIGHUP is ignored here, and would be by all that is started here."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     """A running `zenzefi dev up`, and what it has printed."""
