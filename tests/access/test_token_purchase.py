@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,8 @@ from tests.access.tokens import audit_rows, token_row
 from tests.support.people import Person, register
 from tests.support.serving import Served
 from tests.wallet.ledger import insert_user
-from zenzefi.access import service
+from zenzefi.access import queries, service
+from zenzefi.access.issuing import issue
 from zenzefi.access.token_format import hash_token, is_well_formed
 from zenzefi.audit.models import Actor, ActorKind
 from zenzefi.context import Context
@@ -84,7 +86,7 @@ async def test_a_purchase_is_audited_without_the_string(ctx: Context, person: Pe
 
 
 @pytest.mark.parametrize("funds", [None, "17.99"])
-async def test_a_purchase_is_refused_when_balance_is_short(person: Person, funds: str | None) -> None:
+async def test_a_purchase_is_refused_when_balance_is_short(ctx: Context, person: Person, funds: str | None) -> None:
     if funds is not None:
         await person.top_up(funds)
     status, problem = await person.request("POST", PURCHASE, json={"duration_hours": 24})
@@ -92,7 +94,20 @@ async def test_a_purchase_is_refused_when_balance_is_short(person: Person, funds
     assert "18.00" in problem["detail"]
     assert (funds or "0.00") in problem["detail"]
     assert await person.balance() == (funds or "0.00")
-    assert (await person.get("/api/v1/tokens/my-tokens"))["items"] == []
+    assert (await person.get("/api/v1/tokens/my-tokens?active_only=false"))["items"] == []
+    async with ctx.connection() as conn:
+        query = "SELECT count(*) FROM audit_log WHERE actor_user_id = $1 AND action = 'token.purchase'"
+        assert await conn.fetchval(query, UUID(person.user_id)) == 0
+
+
+async def test_no_token_stands_without_the_transaction_that_pays_for_it(ctx: Context) -> None:
+    user_id = await insert_user(ctx)
+    token = issue(ctx, user_id=user_id, duration_hours=1, scope="full", price=Decimal("1.00"), now=ctx.now()).token
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        async with ctx.transaction() as conn:
+            await queries.insert_tokens(conn, tokens=[token], purchase_transaction_id=ctx.new_id())
+    async with ctx.connection() as conn:
+        assert await queries.find_token(conn, token_id=token.token_id, token_hash=None) is None
 
 
 @pytest.mark.parametrize("hours", [2, 23, 25, 8760, 2**31 - 1])

@@ -51,7 +51,7 @@ _LAST_UUID: Final = UUID("ffffffff-ffff-ffff-ffff-ffffffffffff")
 
 
 async def insert_tokens(conn: Connection, *, tokens: Sequence[AccessToken], purchase_transaction_id: UUID) -> None:
-    """Store tokens that were just paid for by one transaction; they have neither clock nor end."""
+    """Store tokens for which one ledger transaction pays, which exists by COMMIT; they have neither clock nor end."""
     await conn.executemany(
         """
         INSERT INTO access_tokens

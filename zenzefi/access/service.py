@@ -66,6 +66,7 @@ async def purchase(
     issued = issue(ctx, user_id=user_id, duration_hours=duration_hours, scope=scope, price=price, now=now)
     token = issued.token
     # First, because the debit locks the wallet until the commit: what can be done before does not hold up the next one.
+    await queries.insert_tokens(conn, tokens=[token], purchase_transaction_id=transaction_id)
     await audit.record(
         conn,
         ctx=ctx,
@@ -85,7 +86,6 @@ async def purchase(
         transaction_id=transaction_id,
         now=now,
     )
-    await queries.insert_tokens(conn, tokens=[token], purchase_transaction_id=transaction_id)
     after_commit(conn, TOKENS_SOLD.labels(duration_hours).inc)
     await referral_bonuses.hold(
         conn, ctx=ctx, actor=actor, user_id=user_id, purchase_transaction_id=transaction_id, cost=price
