@@ -1,10 +1,8 @@
 """The load that an installation bears: more and more users, until the answers come too late."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import partial
 
 from loadtest.figures import Bench
 from loadtest.locusts import Counted, run_locust
@@ -40,8 +38,7 @@ class Locusts:
 
     async def load(self, *, users: int, seconds: int) -> Counted:
         """So many users for so many seconds, after all of them have come."""
-        run = partial(run_locust, self._variables, directory=self._bench.directory, users=users, seconds=seconds)
-        return await asyncio.to_thread(run)
+        return await run_locust(self._variables, directory=self._bench.directory, users=users, seconds=seconds)
 
     async def find_knee(self, *, users: int, seconds: int, most_steps: int) -> "Knee":
         """The most users that the installation bears, in steps of a quarter from so many on: up, or down if need be."""

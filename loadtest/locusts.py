@@ -1,8 +1,9 @@
 """Locust as a process of its own, headless: started with a plan, and what it counted."""
 
+import asyncio
 import json
 import os
-import subprocess
+import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,8 +44,10 @@ def locust_command(*, is_steady: bool, report: Path | None = None, counted: Path
     return command
 
 
-def run_locust(environment: Mapping[str, str], *, directory: Path, users: int, seconds: int) -> Counted:
-    """Load steadily for so many seconds, after all users have come.
+async def run_locust(environment: Mapping[str, str], *, directory: Path, users: int, seconds: int) -> Counted:
+    """Load steadily for so many seconds, after all users have come; when it is cancelled, Locust is ended at once.
+
+    No other child of this process may end meanwhile: its CPU time would be taken for Locust's.
 
     Raises:
         RuntimeError: Locust made no request.
@@ -52,19 +55,31 @@ def run_locust(environment: Mapping[str, str], *, directory: Path, users: int, s
     counted = directory / f"locust-{users}.json"
     counted.unlink(missing_ok=True)
     plan = {"LOADTEST_SHAPE": "steady", "LOADTEST_USERS": str(users), "LOADTEST_SECONDS": str(seconds)}
+    before_s = _children_cpu_s()
     with (directory / "locust.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603
-            [*locust_command(is_steady=True, counted=counted), "--only-summary"],
+        process = await asyncio.create_subprocess_exec(
+            *locust_command(is_steady=True, counted=counted),
+            "--only-summary",
             env={**os.environ, **environment, **plan},
             cwd=_ROOT,
             stdout=log,
             stderr=log,
         )
-        _, _, usage = os.wait4(process.pid, 0)
+    try:
+        await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
     entries = json.loads(counted.read_text(encoding="utf-8")) if counted.exists() else []
     if not sum(entry["num_requests"] for entry in entries):
         raise RuntimeError(f"Locust made no request:\n{(directory / 'locust.log').read_text()[-2000:]}")
-    return _count(entries, cpu_s=usage.ru_utime + usage.ru_stime)
+    return _count(entries, cpu_s=_children_cpu_s() - before_s)
+
+
+def _children_cpu_s() -> float:
+    """What the children that have ended took."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _count(entries: list[dict[str, object]], *, cpu_s: float) -> Counted:

@@ -1,22 +1,25 @@
-"""The knee is found from below and from above."""
+"""The knee is found from below and from above, and Locust lives no longer than it is wanted."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 from loadtest import knee
 from loadtest.figures import Bench
 from loadtest.knee import PER_USER, Locusts
-from loadtest.locusts import Counted
+from loadtest.locusts import Counted, run_locust
+from loadtest.people import Person, dump_people
 from loadtest.servers import Servers
 
 
 @pytest.fixture
-def locusts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Locusts:
+def locusts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Locusts]:
     """Those of an installation that bears 60 users."""
 
-    def run_locust(_variables: Mapping[str, str], *, directory: Path, users: int, seconds: int) -> Counted:
+    async def run_locust(_variables: Mapping[str, str], *, directory: Path, users: int, seconds: int) -> Counted:
         assert directory == tmp_path
         return Counted(
             requests=users * PER_USER * seconds,
@@ -29,7 +32,8 @@ def locusts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Locusts:
         )
 
     monkeypatch.setattr(knee, "run_locust", run_locust)
-    return Locusts(Bench(servers=Servers(), directory=tmp_path, quick=True, tell=lambda _: None), {})
+    with Servers() as servers:
+        yield Locusts(Bench(servers=servers, directory=tmp_path, quick=True, tell=lambda _: None), {})
 
 
 @pytest.mark.parametrize(("first", "users"), [(20, 49), (100, 51), (60, 60)])
@@ -43,3 +47,22 @@ async def test_the_knee_is_the_most_users_that_are_borne(locusts: Locusts, first
 async def test_what_bears_nobody_has_no_knee(locusts: Locusts) -> None:
     found = await locusts.find_knee(users=1000, seconds=1, most_steps=2)
     assert (found.users, found.per_second, len(found.steps)) == (0, 0.0, 2)
+
+
+async def test_locust_is_ended_when_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
+    people = tmp_path / "people.jsonl"
+    nobody = Person(user_id="", email="", password="", jwt="", token="", device="")
+    people.write_text(dump_people([nobody]))
+    variables = {"LOADTEST_URL": "http://127.0.0.1:1", "LOADTEST_PEOPLE_FILE": str(people)}
+    loading = asyncio.create_task(run_locust(variables, directory=tmp_path, users=1, seconds=60))
+    for _ in range(1500):
+        children = [child for child in psutil.Process().children() if "locust" in child.cmdline()]
+        if children:
+            break
+        await asyncio.sleep(0.02)
+    assert children
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    _, alive = await asyncio.to_thread(psutil.wait_procs, children, 10)
+    assert not alive
