@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from tests.support.examples import unhurried
 from zenzefi.gateway.headers import (
     CREDENTIALS,
     HOP_BY_HOP,
@@ -132,6 +133,7 @@ NAMES = TOKENS | st.sampled_from(
 VALUES = st.lists(NAMES, max_size=3).map(b", ".join)
 
 
+@unhurried
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=12))
 def test_whatever_comes_ours_are_there_once_and_theirs_never(headers: list[Field]) -> None:
     kept = forwarded(*headers)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import unhurried
 from zenzefi.gateway.errors import BadPath
 from zenzefi.gateway.paths import CanonicalPath, canonicalise
 
@@ -142,7 +143,7 @@ SEGMENTS = st.lists(st.sampled_from(HARMLESS), max_size=3).map("".join)
 NOISE = st.sampled_from(DOUBTFUL) | st.characters()
 PATHS = st.lists(SEGMENTS | SEGMENTS | SEGMENTS | SEGMENTS | NOISE, max_size=6).map(lambda parts: "/" + "/".join(parts))
 
-found_within_paths = settings(suppress_health_check=[HealthCheck.filter_too_much])
+found_within_paths = settings(unhurried, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 
 
 @found_within_paths

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from tests.support.examples import unhurried
 from zenzefi.infra.correlation import (
     CURRENT,
     Correlation,
@@ -111,6 +112,7 @@ def test_new_ids_are_never_the_same() -> None:
         assert len({getattr(ids, name) for ids in made}) == len(made)
 
 
+@unhurried
 @given(
     st.one_of(
         st.none(), st.text(), st.dictionaries(st.text() | st.sampled_from(["traceparent"]), st.text() | st.none())

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import unhurried
 from tests.support.exposition import parse, total
 from tests.support.serving import ROOT
 from zenzefi.infra import business_instruments, instruments, state_instruments
@@ -26,6 +27,7 @@ def text_of(registry: Registry) -> str:
     return "".join(render(registry))
 
 
+@unhurried
 @given(st.text(), st.text(), st.text().filter(lambda text: "\r" not in text))
 def test_any_text_is_escaped(first: str, second: str, description: str) -> None:
     registry = Registry()
@@ -35,6 +37,7 @@ def test_any_text_is_escaped(first: str, second: str, description: str) -> None:
     assert parse(text_of(registry)) == {("hits_total", frozenset(shown.items())): 2.0}
 
 
+@unhurried
 @given(st.lists(st.tuples(st.sampled_from(["GET", "POST", "BREW"]), st.integers(190, 210)), min_size=1, max_size=50))
 def test_undeclared_values_count_as_the_fallback(requests: list[tuple[str, int]]) -> None:
     registry = Registry()
@@ -74,6 +77,7 @@ def test_declarations_against_the_conventions_are_refused() -> None:
             declare()
 
 
+@unhurried
 @given(st.lists(st.floats(-10, 10)))
 def test_buckets_count_all_values_up_to_their_bound(values: list[float]) -> None:
     registry = Registry()

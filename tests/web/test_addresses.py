@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from tests.support.examples import unhurried
 from zenzefi.web.addresses import resolve_client
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
@@ -39,6 +40,7 @@ def test_address_is_the_first_untrusted_hop_from_the_right(peer: str, forwarded:
     assert client.is_behind_proxy == (peer[-8:] == "10.0.0.1" or peer == "fd00::1")
 
 
+@unhurried
 @given(forged=st.lists(st.text(max_size=40)), client=st.ip_addresses(v=4))
 def test_whatever_a_client_writes_its_own_address_counts(forged: list[str], client: object) -> None:
     if any(client in network for network in TRUSTED):
