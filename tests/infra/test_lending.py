@@ -49,6 +49,14 @@ async def test_no_connection_is_lost_or_lent_twice_while_queries_fail_and_are_gi
     chance = random.Random(7)
     lent: set[int] = set()
     most = 0
+    all_lent = asyncio.Barrier(MOST)
+
+    async def connect() -> None:
+        async with pooled.connection():
+            await all_lent.wait()
+
+    # To connect may take longer than some of those below have patience.
+    await asyncio.gather(*(connect() for _ in range(MOST)))
 
     async def ask() -> None:
         nonlocal most
@@ -86,10 +94,14 @@ async def test_no_connection_is_lost_or_lent_twice_while_queries_fail_and_are_gi
 
 
 async def test_a_connection_that_broke_while_it_was_at_hand_is_replaced(pooled: Database, settings: Settings) -> None:
-    pid = await backend(pooled)
+    is_broken = asyncio.Event()
+    async with pooled.connection() as kept:
+        pid = int(await kept.fetchval("SELECT pg_backend_pid()"))
+        kept.add_termination_listener(lambda _: is_broken.set())
     async with open_database(settings) as other, other.connection() as connection:
-        assert await connection.fetchval("SELECT pg_terminate_backend($1, 2000)", pid)
-    await asyncio.sleep(0.05)  # until the event loop has read of it
+        assert await connection.fetchval("SELECT pg_terminate_backend($1, 10000)", pid)
+    async with asyncio.timeout(10):
+        await is_broken.wait()  # the event loop has read of it
     assert await backend(pooled) != pid
 
 
@@ -147,17 +159,19 @@ async def test_connections_at_hand_go_back_to_the_pool_after_a_while(
 
 async def test_nobody_waits_for_ever_when_the_pool_is_closed(settings: Settings) -> None:
     async with open_database(replace(settings, postgres_pool_size=1)) as database:
-        is_lent = asyncio.Event()
+        is_lent, is_told = asyncio.Event(), asyncio.Event()
 
         async def keep() -> None:
-            async with database.connection() as connection:
+            async with database.connection():
                 is_lent.set()
-                await connection.execute("SELECT pg_sleep(0.3)")
+                await is_told.wait()
 
         keeper = asyncio.create_task(keep())
         await is_lent.wait()
         waiting = asyncio.create_task(backend(database))
+        waiting.add_done_callback(lambda _: is_told.set())
         await asyncio.sleep(0.05)
+    assert waiting.done()
     with pytest.raises(DatabaseUnavailable):
         await waiting
     await keeper
