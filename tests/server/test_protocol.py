@@ -106,6 +106,16 @@ async def test_websocket_works_and_a_declined_upgrade_goes_on_with_http(service:
         assert await client.is_closed()
 
 
+async def test_who_sends_many_requests_at_once_leaves_the_others_their_turns(service: Service) -> None:
+    most, seen = 0, 0
+    async with service.connect() as client, asyncio.timeout(10):
+        client.writer.write(GET * 500)
+        while seen < 500:
+            await asyncio.sleep(0)
+            most, seen = max(most, len(service.seen) - seen), len(service.seen)
+    assert most <= 2
+
+
 async def test_drain_answers_what_has_begun_and_then_closes(service: Service) -> None:
     async with service.connect() as busy, service.connect() as idle, service.connect() as fresh:
         await idle.send(GET)

@@ -29,13 +29,12 @@ class SerialHandler(RequestHandler):
             while not self._force_close:
                 if not self._messages:
                     await self._next_message()
-                message, payload = self._messages.popleft()
-                if self._parser is not None:
-                    self._parser.message_consumed()
-                if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-                    self._resume_reading_if_drained()
+                message, payload = self._take_message()
                 if not await self._serve(message, payload) or self._close:
                     break
+                if self._messages:
+                    # Thousands fit into one read, and none of them may ever have to wait: others get their turns, too.
+                    await asyncio.sleep(0)
         except asyncio.CancelledError:
             self.force_close()
             raise
@@ -53,6 +52,14 @@ class SerialHandler(RequestHandler):
             await self._waiter
         finally:
             self._waiter = None
+
+    def _take_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
+        taken = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        return taken
 
     async def _serve(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> bool:
         """Handle one request; returns whether there may be another one."""
