@@ -124,6 +124,34 @@ async def test_whoever_finds_all_in_use_is_told_so_in_time(pooled: Database, mon
     assert await backend(pooled)
 
 
+async def test_who_was_promised_a_place_that_another_one_took_gets_what_came_back_meanwhile(settings: Settings) -> None:
+    pool = await asyncpg.create_pool(
+        host=settings.postgres_server,
+        port=settings.postgres_port,
+        user=settings.postgres_user,
+        password=settings.postgres_password,
+        database=settings.postgres_db,
+        min_size=1,
+        max_size=2,
+    )
+    lender = lending.Lender(pool)
+    broken, sound = await lender.lend(), await lender.lend()
+    waiting = asyncio.create_task(lender.lend())
+    await asyncio.sleep(0)
+    broken.terminate()
+    # One after the other in the same turn of the event loop.
+    frees_a_place = asyncio.create_task(lender.take_back(broken, is_in_order=False))
+    takes_the_place = asyncio.create_task(lender.lend())
+    gives_back = asyncio.create_task(lender.take_back(sound, is_in_order=True))
+    lent = await asyncio.gather(takes_the_place, waiting)
+    assert lent[1] is sound
+    await asyncio.gather(frees_a_place, gives_back)
+    for connection in lent:
+        await lender.take_back(connection, is_in_order=True)
+    await lender.close()
+    await pool.close()
+
+
 async def test_connections_at_hand_go_back_to_the_pool_after_a_while(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,8 @@ class Lender:
         while True:
             if self._is_closed:
                 raise asyncpg.InterfaceError("the pool of connections is closed")
+            if self._at_hand:  # it came back between the word of a place in the pool and now, and the place is taken
+                return self._at_hand.pop()
             if self._taken < self._most:
                 return await self._take(max(until_s - loop.time(), 0))
             waiter: asyncio.Future[Connection | None] = loop.create_future()
