@@ -1,19 +1,18 @@
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
 from yarl import URL
 
-from tests.gateway.stack import ask, buy, connect, until
-from tests.support.inprocess import run_app
+from tests.gateway.stack import ask, buy, gateway_to, until
+from tests.gateway.upstreams import answers_when, raw_upstream
 from tests.support.people import Person, gateway_headers
 from zenzefi.access.token_format import mint
-from zenzefi.context import Context, open_context
-from zenzefi.settings import Settings
+from zenzefi.context import Context
+from zenzefi.devstack.ports import find_free_port
 
 
 @pytest.fixture
@@ -32,14 +31,6 @@ async def is_activated(client: aiohttp.ClientSession, token: str) -> bool:
         assert response.status == 200
         activated: bool = (await response.json())["is_activated"]
         return activated
-
-
-@asynccontextmanager
-async def gateway_to(env: dict[str, str], upstream_url: str, **variables: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """The application before another upstream."""
-    settings = Settings.from_env({**env, "ZENZEFI_TARGET_URL": upstream_url, **variables})
-    async with open_context(settings) as ctx, run_app(ctx) as url, connect(url) as client:
-        yield client
 
 
 # --- what a request has to name ---
@@ -206,10 +197,8 @@ async def test_a_denied_scope_does_not_start_the_clock(person: Person) -> None:
     assert (status, refund["refund_amount"]) == (200, "1.00")
 
 
-async def test_an_upstream_that_refuses_does_not_start_the_clock(
-    env: dict[str, str], unused_tcp_port: int, token: str
-) -> None:
-    async with gateway_to(env, f"http://127.0.0.1:{unused_tcp_port}") as client:
+async def test_an_upstream_that_refuses_does_not_start_the_clock(env: dict[str, str], token: str) -> None:
+    async with gateway_to(env, f"http://127.0.0.1:{find_free_port()}") as client:
         answers = [await ask(client, token) for _ in range(8)]
         # The first ones find it out, the others find the circuit breaker open.
         assert {answer.status for answer in answers} == {502, 503}
@@ -217,10 +206,8 @@ async def test_an_upstream_that_refuses_does_not_start_the_clock(
         assert not await is_activated(client, token)
 
 
-async def test_another_device_is_refused_without_starting_the_clock(
-    env: dict[str, str], unused_tcp_port: int, token: str
-) -> None:
-    async with gateway_to(env, f"http://127.0.0.1:{unused_tcp_port}") as client:
+async def test_another_device_is_refused_without_starting_the_clock(env: dict[str, str], token: str) -> None:
+    async with gateway_to(env, f"http://127.0.0.1:{find_free_port()}") as client:
         assert (await ask(client, token, device="device-0001")).status == 502
         answer = await ask(client, token, device="device-0002")
         assert (answer.status, answer.code) == (409, "device_conflict")
@@ -233,26 +220,34 @@ async def test_a_late_upstream_does_not_start_the_clock(env: dict[str, str], ups
         assert not await is_activated(client, token)
 
 
-async def test_the_answer_starts_the_clock_of_a_client_that_left_before_it(
-    client: aiohttp.ClientSession, token: str
+async def test_the_answer_starts_the_clock_of_a_client_that_left_before_it(env: dict[str, str], token: str) -> None:
+    go_on = asyncio.Event()
+    async with raw_upstream(answers_when(go_on)) as upstream, gateway_to(env, upstream.url) as client:
+        left = asyncio.create_task(ask(client, token))
+        await upstream.asked.wait()
+        left.cancel()
+        await asyncio.wait([left])
+        assert not await is_activated(client, token)
+        go_on.set()
+        await until(lambda: is_activated(client, token), timeout_s=5)
+
+
+async def test_a_token_that_is_rotated_before_the_answer_keeps_its_clock_still(
+    env: dict[str, str], person: Person
 ) -> None:
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
-            await ask(client, token, "/slow?seconds=1")
-    assert not await is_activated(client, token)
-    await until(lambda: is_activated(client, token), timeout_s=5)
-
-
-async def test_a_token_that_is_rotated_before_the_answer_keeps_its_clock_still(person: Person) -> None:
     await person.top_up("1.00")
     bought = await person.buy_token(1)
-    first_use = asyncio.create_task(ask(person.client, bought["token"], "/slow?seconds=1"))
-    await asyncio.sleep(0.3)
-    status, issued = await person.request("POST", f"/api/v1/tokens/{bought['id']}/rotate")
-    assert status == 200
-    answer = await first_use
-    assert (answer.status, answer.code) == (401, "access_ended")
-    assert not await is_activated(person.client, issued["token"])
+    go_on = asyncio.Event()
+    async with raw_upstream(answers_when(go_on)) as upstream, gateway_to(env, upstream.url) as client:
+        first_use = asyncio.create_task(ask(client, bought["token"]))
+        await upstream.asked.wait()
+        owner = replace(person, client=client)
+        status, issued = await owner.request("POST", f"/api/v1/tokens/{bought['id']}/rotate")
+        assert status == 200
+        answer = await first_use
+        assert (answer.status, answer.code) == (401, "access_ended")
+        go_on.set()
+        assert not await is_activated(person.client, issued["token"])
 
 
 async def test_a_token_that_expired_is_rejected_by_the_clock_of_the_database(

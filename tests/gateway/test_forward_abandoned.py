@@ -1,37 +1,22 @@
 """Clients that leave before the answer: what they have set going still counts, or no token would ever be used up."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 
 import aiohttp
 import pytest
 from yarl import URL
 
-from tests.gateway.stack import until
-from tests.gateway.upstreams import OK, Gateway, RawUpstream, gateway, hang, raw_upstream
+from tests.gateway.stack import connect, until
+from tests.gateway.upstreams import Gateway, RawUpstream, answers_when, gateway, hang, raw_upstream
+from tests.support.inprocess import run_app
 from tests.support.people import Person, gateway_headers
-from zenzefi.context import Context
+from zenzefi.context import Context, open_context
 from zenzefi.gateway.models import Outcome
-
-Script = Callable[[RawUpstream, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+from zenzefi.settings import Settings
 
 HEAD = b"POST /a HTTP/1.1\r\nHost: g\r\n"
-
-
-def answers_when(go_on: asyncio.Event, *, body_end: bytes) -> Script:
-    """A script that reads one whole request and answers it once it is told to."""
-
-    async def script(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        if body_end:
-            await reader.readuntil(body_end)
-        upstream.heads.append(head)
-        upstream.asked.set()
-        await go_on.wait()
-        writer.write(OK)
-        await reader.read()
-
-    return script
 
 
 @pytest.mark.parametrize("leaves", ["closes", "half-closes"])
@@ -57,7 +42,7 @@ async def test_a_request_that_went_out_whole_starts_the_clock_without_its_client
             for piece in pieces:
                 await client.send(piece)
                 await asyncio.sleep(0.02)
-            await asyncio.wait_for(upstream.asked.wait(), 5)
+            await upstream.asked.wait()
             if leaves == "half-closes":
                 client.writer.write_eof()
                 await asyncio.sleep(0.05)
@@ -97,7 +82,7 @@ async def has_heads(upstream: RawUpstream, number: int) -> bool:
 
 
 async def test_many_abandoned_requests_end_on_time_and_leave_nothing_behind() -> None:
-    async with raw_upstream(hang) as upstream, gateway(upstream.url, head_s=1.0) as proxy:
+    async with raw_upstream(hang) as upstream, gateway(upstream.url, head_s=3.0) as proxy:
         proxy.is_activated = False
         tasks = asyncio.all_tasks()
         await abandon(proxy, upstream, requests=100)
@@ -143,19 +128,27 @@ async def test_a_drain_whose_time_is_up_cuts_abandoned_requests() -> None:
 
 
 async def test_a_token_whose_requests_were_all_abandoned_is_used_and_not_refunded(
-    app_url: str, ctx: Context, person: Person
+    settings: Settings, ctx: Context, person: Person
 ) -> None:
     await person.top_up("1.00")
     bought = await person.buy_token(1)
     lines = "".join(f"{name}: {value}\r\n" for name, value in gateway_headers(bought["token"]).items())
-    head = f"POST /api/v1/proxy/slow?seconds=0.5 HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n{lines}\r\nhi".encode()
-    for _ in range(5):
-        _, writer = await asyncio.open_connection("127.0.0.1", URL(app_url).port)
-        writer.write(head)
-        await writer.drain()
-        await asyncio.sleep(0.05)
-        writer.transport.abort()
-    await until(lambda: is_active(person.client, bought["token"]), timeout_s=5)
+    head = f"POST /api/v1/proxy/a HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n{lines}\r\nhi".encode()
+    go_on = asyncio.Event()
+    async with (
+        raw_upstream(answers_when(go_on, body_end=b"hi")) as upstream,
+        open_context(replace(settings, upstream_url=upstream.url)) as other,
+        run_app(other) as url,
+        connect(url) as client,
+    ):
+        for number in range(1, 6):
+            _, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
+            writer.write(head)
+            await until(partial(has_heads, upstream, number), timeout_s=10)
+            writer.transport.abort()
+        await asyncio.sleep(0.05)  # the event loop hears of the last one's end before it hears of the answer
+        go_on.set()
+        await until(lambda: is_active(client, bought["token"]), timeout_s=5)
     status, problem = await person.request("DELETE", f"/api/v1/tokens/{bought['id']}")
     assert (status, problem["code"]) == (409, "token_activated")
     await until(lambda: has_aborted(ctx, person, requests=5), timeout_s=5)

@@ -13,8 +13,8 @@ from tests.gateway.upstreams import (
     gateway,
     hang,
     raw_upstream,
-    unused_port,
 )
+from zenzefi.devstack.ports import find_free_port
 from zenzefi.gateway.models import Outcome
 
 
@@ -133,7 +133,7 @@ class TestExpectContinue:
             await upstream.saw_close()
 
     async def test_an_unreachable_upstream_invites_nobody(self) -> None:
-        async with gateway(f"http://127.0.0.1:{unused_port()}") as proxy, proxy.connect() as client:
+        async with gateway(f"http://127.0.0.1:{find_free_port()}") as proxy, proxy.connect() as client:
             await client.send(self.ASK)
             assert (await client.answer()).status == 502
 

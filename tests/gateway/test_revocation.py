@@ -6,12 +6,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 import aiohttp
 import pytest
 
 from tests.gateway.stack import Servers, ask, buy, connect, kill, until
+from tests.support.patience import PatientClock, patient_clock
 from tests.support.people import Person, gateway_headers
 from zenzefi.access import revocation
 from zenzefi.access.revocation import Change, parse_message
@@ -24,9 +26,10 @@ EVENTS = "/api/v1/proxy/events?count=100000&interval=0.05"
 class Stream:
     """A stream through the gateway, read until the gateway breaks it off."""
 
-    def __init__(self, client: aiohttp.ClientSession, token: str) -> None:
+    def __init__(self, client: aiohttp.ClientSession, token: str, clock: PatientClock) -> None:
         self._client = client
         self._token = token
+        self._clock = clock
         self.begun = asyncio.Event()
         self.ended_at: float | None = None
 
@@ -37,19 +40,34 @@ class Stream:
                 async for _ in response.content:
                     self.begun.set()
         except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
-            self.ended_at = time.monotonic()
+            self.ended_at = self._clock()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStreams:
+    """Streams, and the clock by which their ends are dated."""
+
+    streams: list[Stream]
+    clock: PatientClock
+
+    async def all_ended(self) -> bool:
+        return all(stream.ended_at is not None for stream in self.streams)
+
+    def all_ended_within(self, seconds: float, since: float) -> bool:
+        return all(stream.ended_at is not None and stream.ended_at - since < seconds for stream in self.streams)
 
 
 @asynccontextmanager
-async def open_streams(client: aiohttp.ClientSession, token: str, *, number: int) -> AsyncIterator[list[Stream]]:
+async def open_streams(client: aiohttp.ClientSession, token: str, *, number: int) -> AsyncIterator["OpenedStreams"]:
     """Streams that have begun; after the block they are waited for."""
-    streams = [Stream(client, token) for _ in range(number)]
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-        for stream in streams:
-            group.create_task(stream.run())
-        for stream in streams:
-            await stream.begun.wait()
-        yield streams
+    with patient_clock() as clock:
+        streams = [Stream(client, token, clock) for _ in range(number)]
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for stream in streams:
+                group.create_task(stream.run())
+            for stream in streams:
+                await stream.begun.wait()
+            yield OpenedStreams(streams, clock)
 
 
 async def rotate(person: Person) -> str:
@@ -87,10 +105,10 @@ async def test_a_rotated_token_dies_in_every_process_within_a_second(servers: Se
         assert await statuses(client, token) == {200: 100}
         async with open_streams(client, token, number=12) as streams:
             successor = await rotate(person)
-            rotated_at = time.monotonic()
+            rotated_at = streams.clock()
             await asyncio.sleep(1)
             assert await statuses(client, token) == {401: 100}
-        assert all(stream.ended_at is not None and stream.ended_at - rotated_at < 1 for stream in streams)
+        assert streams.all_ended_within(1, rotated_at)
         assert await statuses(client, successor) == {200: 100}
 
 
@@ -104,11 +122,11 @@ async def test_a_ban_takes_effect_within_a_second_and_ends_with_it(servers: Serv
         assert await statuses(client, token) == {200: 100}
         async with open_streams(client, token, number=12) as streams:
             token_hashes = await ban(ctx, person)
-            banned_at = time.monotonic()
+            banned_at = streams.clock()
             await asyncio.sleep(1)
             assert await statuses(client, token) == {401: 100}
             assert await statuses(client, unused) == {401: 100}
-        assert all(stream.ended_at is not None and stream.ended_at - banned_at < 1 for stream in streams)
+        assert streams.all_ended_within(1, banned_at)
         await lift_ban(ctx, person, token_hashes)
         await asyncio.sleep(1)
         assert await statuses(client, token) == {200: 100}
@@ -122,17 +140,13 @@ async def test_without_redis_a_rotated_token_dies_within_five_seconds(servers: S
             kill(servers.valkey)
             try:
                 await rotate(person)
-                rotated_at = time.monotonic()
+                rotated_at = streams.clock()
                 await asyncio.sleep(1.1)
                 assert await statuses(client, token) == {401: 100}
-                await until(lambda: all_ended(streams), timeout_s=10)
+                await until(streams.all_ended, timeout_s=10)
             finally:
                 servers.valkey.start()
-        assert all(stream.ended_at is not None and stream.ended_at - rotated_at < 5 for stream in streams)
-
-
-async def all_ended(streams: list[Stream]) -> bool:
-    return all(stream.ended_at is not None for stream in streams)
+        assert streams.all_ended_within(5, rotated_at)
 
 
 async def test_a_revocation_that_nobody_announces_takes_effect_within_five_seconds(servers: Servers) -> None:
@@ -146,13 +160,13 @@ async def test_a_revocation_that_nobody_announces_takes_effect_within_five_secon
         async with open_streams(client, token, number=4) as streams:
             async with ctx.transaction() as conn:
                 await conn.execute("UPDATE users SET is_active = false WHERE id = $1::text::uuid", person.user_id)
-            ended_at = time.monotonic()
-            while time.monotonic() < ended_at + 4.9:
+            banned_at, banned_at_s = streams.clock(), time.monotonic()
+            while time.monotonic() < banned_at_s + 4.9:
                 await ask(client, token)  # a busy token must not keep its own copy alive
                 await asyncio.sleep(0.02)
             await asyncio.sleep(0.15)
             assert await statuses(client, token) == {401: 100}
-        assert all(stream.ended_at is not None and stream.ended_at - ended_at < 5 for stream in streams)
+        assert streams.all_ended_within(5, banned_at)
 
 
 async def test_a_stream_ends_when_its_token_expires(servers: Servers) -> None:
@@ -165,20 +179,25 @@ async def test_a_stream_ends_when_its_token_expires(servers: Servers) -> None:
         assert (await ask(client, token)).status == 200
         expires_in_s = 6.0
         async with ctx.transaction() as conn:
+            # Its end lies between these two, however long the update takes.
+            earliest = time.monotonic() + expires_in_s
+            expires_at = ctx.clock.after(timedelta(seconds=expires_in_s))
+            latest = time.monotonic() + expires_in_s
             await conn.execute(
                 """
                 UPDATE access_tokens SET activated_at = $2::timestamptz - interval '1 hour', expires_at = $2
                 WHERE token_hash = $1
                 """,
                 hashlib.sha256(token.encode()).digest(),
-                ctx.clock.after(timedelta(seconds=expires_in_s)),
+                expires_at,
             )
-        expires_at = time.monotonic() + expires_in_s
         async with open_streams(client, token, number=4) as streams:
-            pass
-        assert all(
-            stream.ended_at is not None and expires_at - 0.1 < stream.ended_at < expires_at + 1 for stream in streams
-        )
+            late_s, begun_s = streams.clock.late_s, time.monotonic()
+        for stream in streams.streams:
+            assert stream.ended_at is not None
+            assert stream.ended_at + streams.clock.late_s > earliest - 0.1
+            assert stream.ended_at + late_s < latest + 1
+            assert latest > begun_s, "it had begun before its end"
         answer = await ask(client, token)
         assert (answer.status, answer.code) == (401, "token_rejected")
 
@@ -188,9 +207,12 @@ async def test_a_websocket_ends_with_its_token(servers: Servers) -> None:
         person, [token] = await buy(client)
         async with client.ws_connect("/api/v1/proxy/ws", headers=gateway_headers(token)) as websocket:
             await websocket.send_str("hello")
-            assert (await websocket.receive(timeout=5)).data == "hello"
+            assert (await websocket.receive(timeout=30)).data == "hello"
             await rotate(person)
-            message = await websocket.receive(timeout=1)
+            with patient_clock() as clock:
+                rotated_at = clock()
+                message = await websocket.receive(timeout=30)
+                assert clock() - rotated_at < 1
         assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
 
 

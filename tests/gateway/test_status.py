@@ -10,6 +10,7 @@ from tests.support.inprocess import run_app
 from tests.support.people import Person, gateway_headers
 from zenzefi.access.token_format import mint
 from zenzefi.context import open_context
+from zenzefi.devstack.ports import find_free_port
 from zenzefi.settings import Settings
 
 
@@ -93,12 +94,10 @@ async def test_another_method_goes_to_the_upstream(client: aiohttp.ClientSession
         assert (response.status, (await response.json())["path"]) == (200, "/status")
 
 
-async def test_without_redis_the_status_is_the_same(
-    env: dict[str, str], unused_tcp_port: int, person: Person, bought: Any
-) -> None:
+async def test_without_redis_the_status_is_the_same(env: dict[str, str], person: Person, bought: Any) -> None:
     assert (await ask(person.client, bought["token"], device="device-of-mine-42a7")).status == 200
     _, with_redis = await status_of(person.client, X_Access_Token=bought["token"], X_Device_ID="device-of-mine-42a7")
-    settings = Settings.from_env({**env, "REDIS_PORT": str(unused_tcp_port)})
+    settings = Settings.from_env({**env, "REDIS_PORT": str(find_free_port())})
     async with open_context(settings) as ctx, run_app(ctx) as url, connect(url) as client:
         # The device's hint comes with the metered usage, a second later at most.
         _, without = await status_of(client, X_Access_Token=bought["token"], X_Device_ID="device-of-mine-42a7")

@@ -20,6 +20,7 @@ from zenzefi.gateway.headers import Provenance
 from zenzefi.gateway.models import Admission, Device, StreamEnd
 from zenzefi.gateway.paths import canonicalise
 from zenzefi.gateway.streams import OpenStream
+from zenzefi.infra.breaker import CircuitBreaker
 from zenzefi.infra.http import AUTOMATIC_HEADERS, UpstreamConnector, UpstreamTimeouts
 from zenzefi.server.runner import HardenedRunner
 
@@ -28,6 +29,8 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET /a HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
 KEPT = b"GET /a HTTP/1.1\r\nHost: g\r\n\r\n"
+SOON_S = 20.0  # for what happens by itself at once, however busy this machine is
+LONG_S = 60.0  # by which it would only happen because something timed out
 
 
 @dataclass
@@ -62,7 +65,7 @@ class RawUpstream:
 
     async def saw_close(self) -> None:
         """Wait until a connection's script has ended, which reading to the end makes it do when the gateway closes."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             await self.closed.get()
 
 
@@ -96,17 +99,28 @@ async def answer_ok(upstream: RawUpstream, reader: asyncio.StreamReader, writer:
         writer.write(OK)
 
 
+def answers_when(
+    go_on: asyncio.Event, *, body_end: bytes = b""
+) -> Callable[[RawUpstream, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """A script that reads one whole request and answers it once it is told to."""
+
+    async def script(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if body_end:
+            await reader.readuntil(body_end)
+        upstream.heads.append(head)
+        upstream.asked.set()
+        await go_on.wait()
+        writer.write(OK)
+        await reader.read()
+
+    return script
+
+
 async def hang(upstream: RawUpstream, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
     """Take requests and never answer."""
     await upstream.read_head(reader)
     await reader.read()
-
-
-def unused_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
@@ -204,12 +218,12 @@ class Gateway:
 
     async def last(self) -> OpenStream:
         """The account of the request that finished next."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             return await self.finished.get()
 
     async def until_in_use(self, connections: int) -> None:
         """Wait until so many connections to the upstream carry a request."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             while self.connector.in_use != connections:  # noqa: ASYNC110  the pool announces nothing
                 await asyncio.sleep(0.01)
 
@@ -236,16 +250,21 @@ SESSION = web.AppKey("session", aiohttp.ClientSession)
 async def gateway(
     upstream_url: str,
     *,
-    connect_s: float = 5.0,
-    head_s: float = 5.0,
-    idle_s: float = 5.0,
+    connect_s: float = LONG_S,
+    head_s: float = LONG_S,
+    idle_s: float = LONG_S,
     max_connections: int = 1000,
+    breaker: CircuitBreaker | None = None,
 ) -> AsyncIterator[Gateway]:
-    """A gateway on the product's own server, forwarding every path to the upstream without any admission."""
+    """A gateway on the product's own server, forwarding every path to the upstream without any admission.
+
+    What it waits for without having been told for how long takes longer than any test waits.
+    """
     connector = UpstreamConnector(
         URL(upstream_url),
         timeouts=UpstreamTimeouts(connect_s=connect_s, head_s=head_s, idle_s=idle_s),
         max_connections=max_connections,
+        breaker=breaker,
     )
     async with aiohttp.ClientSession(
         connector=connector,

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from tests.support.people import PASSWORD, register
-from tests.support.serving import PATIENT, serve
+from tests.support.serving import serve
 from zenzefi.accounts.service import create_superuser
 from zenzefi.context import Context
 
@@ -20,7 +20,6 @@ LOGIN = "/api/v1/auth/login"
 def limits() -> dict[str, str]:
     """Small limits; the proxies' addresses make a client of each X-Forwarded-For."""
     return {
-        **PATIENT,
         "RATE_LIMIT_AUTH": "5/3600",
         "RATE_LIMIT_API": "10/3",
         "TRUSTED_PROXIES": "127.0.0.1/32",

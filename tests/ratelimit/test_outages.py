@@ -1,8 +1,6 @@
 """Without Redis the limits stand: a share for each process, nothing for nobody, and no amnesty afterwards."""
 
 import asyncio
-import math
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +11,7 @@ import pytest
 import redis as redis_py
 
 from tests.gateway.stack import frozen, kill, until
+from tests.support.patience import PatientClock
 from zenzefi.devstack.valkey import EmbeddedValkey
 from zenzefi.errors import RedisUnavailable
 from zenzefi.infra.redis import RedisClient
@@ -25,6 +24,7 @@ Outage = Callable[[EmbeddedValkey], AbstractContextManager[None]]
 AUTH, API, PROXY = LimitClass.AUTH, LimitClass.API, LimitClass.PROXY
 LIMITS = {AUTH: 3, API: 40, PROXY: 200}
 PROCESSES = 2
+DEADLINE_S = 0.5  # long enough for a machine that is busy; a Redis that hangs is waited for as long
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ async def processes(env: dict[str, str], server: EmbeddedValkey) -> AsyncIterato
     """What two processes have of the limits."""
     variables = {f"RATE_LIMIT_{name.upper()}": f"{limit}/60" for name, limit in LIMITS.items()}
     where = {"REDIS_HOST": server.host, "REDIS_PORT": str(server.port), "REDIS_PASSWORD": server.password}
+    where |= {"REDIS_DEADLINE": str(DEADLINE_S)}
     settings = Settings.from_env({**env, **variables, **where, "RATE_LIMIT_PROCESSES": str(PROCESSES)})
     found = [Process(settings) for _ in range(PROCESSES)]
     for process in found:
@@ -56,9 +57,11 @@ class Process:
     def __init__(self, settings: Settings) -> None:
         self.redis = RedisClient(settings)
         self.limiter = Limiter(settings, self.redis)
-        self.took_s: list[float] = []
+        self.clock = PatientClock()
+        self.took_s: list[float] = []  # less what this machine was late by, and what that gave Redis more
 
     async def aclose(self) -> None:
+        self.clock.stop()
         await self.limiter.aclose()
         await self.redis.aclose()
 
@@ -74,28 +77,16 @@ class Process:
         assert limiter is not None
         statuses: Counter[int] = Counter()
         for _ in range(times):
-            started = time.perf_counter()
+            started, late_s = self.clock(), self.clock.late_s
             try:
                 await limiter.admit(subject)
             except (RateLimitExceeded, LimitUnknown) as error:
                 statuses[error.status] += 1
             else:
                 statuses[200] += 1
-            self.took_s.append(time.perf_counter() - started)
+            self.took_s.append(self.clock() - started - (self.clock.late_s - late_s))
             await asyncio.sleep(every_s)
         return statuses
-
-
-async def measure_lag(late_s: list[float]) -> None:
-    """Note how late the event loop is, until cancelled."""
-    while True:
-        started = time.perf_counter()
-        await asyncio.sleep(0.005)
-        late_s.append(time.perf_counter() - started - 0.005)
-
-
-def ninety_ninth(values: list[float]) -> float:
-    return sorted(values)[math.floor(0.99 * len(values))]
 
 
 @contextmanager
@@ -126,8 +117,6 @@ async def test_share_is_exact_and_what_was_admitted_counts_afterwards(
     assert await second.ask(PROXY, token, 30) == {200: 30}
     with outage(server):
         first.took_s.clear()
-        late_s: list[float] = []
-        lag = asyncio.create_task(measure_lag(late_s))
         other_users = [first.ask(API, f"test:{uuid4()}", 30, every_s=0.04) for _ in range(40)]
         answers = await asyncio.gather(
             first.ask(AUTH, account, 5),
@@ -148,9 +137,7 @@ async def test_share_is_exact_and_what_was_admitted_counts_afterwards(
         assert answers[5:] == [{200: 20, 429: 10}] * 40
         assert first.limiter.degraded == {AUTH, API}
         assert second.limiter.degraded == {AUTH, API, PROXY}
-        # But for what this machine is late by itself: when the deadline passes, and when the caller goes on.
-        lag.cancel()
-        assert ninety_ninth(first.took_s) < 0.06 + 2 * ninety_ninth(late_s)
+        assert max(first.took_s) < DEADLINE_S + 0.1
 
     async def is_restored() -> bool:
         return not first.limiter.degraded and not second.limiter.degraded

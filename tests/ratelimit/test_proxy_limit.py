@@ -14,7 +14,7 @@ import redis as redis_py
 from tests.gateway.stack import ask, buy, connect
 from tests.ratelimit.test_processes import most_in_a_window
 from tests.support.people import PASSWORD, gateway_headers
-from tests.support.serving import PATIENT, serve
+from tests.support.serving import serve
 from zenzefi.accounts.service import create_superuser
 from zenzefi.context import Context
 
@@ -25,7 +25,7 @@ STATUS = "/api/v1/proxy/status"
 @pytest.fixture(scope="module")
 async def url(env: dict[str, str]) -> AsyncIterator[str]:
     """Where two processes with this limit of the gateway are, and no other limit."""
-    async with serve({**env, **PATIENT, "RATE_LIMIT_PROXY": f"{LIMIT}/{WINDOW_S}"}, processes=2) as served:
+    async with serve({**env, "RATE_LIMIT_PROXY": f"{LIMIT}/{WINDOW_S}"}, processes=2) as served:
         yield served.url
 
 
@@ -106,7 +106,7 @@ def evaluations(client: "redis_py.Redis") -> int:
 @pytest.fixture(scope="module")
 async def default_url(env: dict[str, str]) -> AsyncIterator[str]:
     """Two processes with the gateway's usual limit, one of the API that superusers pass, and no trusted proxy."""
-    limits = {**PATIENT, "RATE_LIMIT_AUTH": "5/3600", "RATE_LIMIT_API": "5/60", "RATE_LIMIT_PROXY": "1000/60"}
+    limits = {"RATE_LIMIT_AUTH": "5/3600", "RATE_LIMIT_API": "5/60", "RATE_LIMIT_PROXY": "1000/60"}
     async with serve({**env, **limits, "RATE_LIMIT_SUPERUSER_BYPASS": "true"}, processes=2) as served:
         yield served.url
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import asyncpg
 
+from tests.support.serving import PATIENT
 from zenzefi.devstack.postgres import EmbeddedPostgres
 from zenzefi.devstack.valkey import EmbeddedValkey
 from zenzefi.infra.migrations import migrate_up
@@ -168,11 +169,17 @@ def valkey(worker_number: int, directory: Path) -> Iterator[dict[str, str]]:
             "REDIS_PORT": os.environ.get("REDIS_PORT", "6379"),
             "REDIS_PASSWORD": os.environ.get("REDIS_PASSWORD", ""),
             "REDIS_DB": str(worker_number + 1),
+            **PATIENT,
         }
         return
     server = EmbeddedValkey(directory, append_only=False)
     server.start()
     try:
-        yield {"REDIS_HOST": server.host, "REDIS_PORT": str(server.port), "REDIS_PASSWORD": server.password}
+        yield {
+            "REDIS_HOST": server.host,
+            "REDIS_PORT": str(server.port),
+            "REDIS_PASSWORD": server.password,
+            **PATIENT,
+        }
     finally:
         server.stop()

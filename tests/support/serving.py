@@ -18,8 +18,8 @@ from zenzefi.devstack.ports import find_free_port
 ROOT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
-# For tests of exact limits: what a process does without an answer is shown elsewhere, and a machine that is too busy to
-# answer within the default deadline must not pass for a Redis that is away.
+# What a process does without an answer of Redis is shown where Redis is taken away. Everywhere else a machine that is
+# too busy for Redis to answer within the default deadline must not pass for that.
 PATIENT = {"REDIS_DEADLINE": "10"}
 
 
