@@ -1,5 +1,6 @@
 """The client's address cannot be forged past a trusted proxy."""
 
+import tracemalloc
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -50,3 +51,16 @@ def test_whatever_a_client_writes_its_own_address_counts(forged: list[str], clie
 
 def test_unix_socket_has_no_address() -> None:
     assert resolve_client("", headers(["203.0.113.9"]), TRUSTED).address is None
+
+
+def test_long_forgeries_are_not_remembered() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            forged = f"{number}{'x' * 30_000}"
+            client = resolve_client(("10.0.0.1", 4000), headers([f"{forged}, 10.0.0.2"]), TRUSTED)
+            assert client.text == "10.0.0.2"
+        remembered_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert remembered_bytes < 1_000_000

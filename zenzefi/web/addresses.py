@@ -4,12 +4,15 @@ import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from aiohttp import web
 from multidict import MultiMapping
 
 from zenzefi.web.keys import CTX
+
+# Of an address with its zone. What is longer is a forgery, as long as a head may be, and is not to be remembered.
+_LONGEST_ADDRESS: Final = 64
 
 
 class Client(NamedTuple):
@@ -52,7 +55,7 @@ def _walk(
 ) -> IPv4Address | IPv6Address:
     hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
     for hop in reversed(hops):
-        parsed = _parse(hop)
+        parsed = _parse(hop) if len(hop) <= _LONGEST_ADDRESS else None
         if parsed is None:
             break
         address = parsed
