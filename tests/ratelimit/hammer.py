@@ -1,14 +1,14 @@
 """One process that asks for one subject's permits as fast as it gets them, and writes down when each was spent.
 
-usage: python -m tests.ratelimit.hammer CLASS[,CLASS…] SUBJECT SECONDS    (settings from the environment)
-Prints "ready", waits for a line on stdin, and then prints one JSON object, by class: the monotonic times of the
-admissions in seconds (one clock for all processes of a machine), and how many calls of Redis they took.
+usage: python -m tests.ratelimit.hammer CLASS[,CLASS…] SUBJECT    (settings from the environment)
+Prints "ready", asks from the first line on stdin to the second, and then prints one JSON object, by class: the
+monotonic times of the admissions in seconds (one clock for all processes of a machine), and how many calls of Redis
+they took.
 """
 
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Sequence
 
 from zenzefi.errors import RedisUnavailable
@@ -33,7 +33,7 @@ class CountingRedis(RedisClient):
         return await super().eval(script, keys, args)
 
 
-async def hammer(limit_classes: Sequence[LimitClass], subject: str, seconds: float) -> dict[str, object]:
+async def hammer(limit_classes: Sequence[LimitClass], subject: str) -> dict[str, object]:
     settings = Settings.from_env()
     # What a process does without an answer is shown elsewhere; here a machine that is too busy must not pass for that.
     clients = {limit_class: CountingRedis(settings, deadline_s=DEADLINE_S) for limit_class in limit_classes}
@@ -41,7 +41,7 @@ async def hammer(limit_classes: Sequence[LimitClass], subject: str, seconds: flo
         await connected(redis)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    end = time.monotonic() + seconds
+    end = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
     spent = await asyncio.gather(
         *(spend_until(end, settings, limit_class, subject, redis) for limit_class, redis in clients.items())
     )
@@ -54,14 +54,14 @@ async def hammer(limit_classes: Sequence[LimitClass], subject: str, seconds: flo
 
 
 async def spend_until(
-    end: float, settings: Settings, limit_class: LimitClass, subject: str, redis: RedisClient
+    end: "asyncio.Task[str]", settings: Settings, limit_class: LimitClass, subject: str, redis: RedisClient
 ) -> list[float]:
     limiter = Limiter(settings, redis).get(limit_class)
     assert limiter is not None
     spent: list[float] = []
 
     async def ask() -> None:
-        while time.monotonic() < end:
+        while not end.done():
             try:
                 decision = await limiter.admit(subject)
             except RateLimitExceeded:
@@ -88,8 +88,8 @@ async def connected(redis: RedisClient) -> None:
 
 def main() -> None:
     configure_logging("info")
-    limit_classes, subject, seconds = sys.argv[1:]
-    found = asyncio.run(hammer([LimitClass(name) for name in limit_classes.split(",")], subject, float(seconds)))
+    limit_classes, subject = sys.argv[1:]
+    found = asyncio.run(hammer([LimitClass(name) for name in limit_classes.split(",")], subject))
     print(json.dumps(found))
 
 

@@ -18,7 +18,8 @@ from zenzefi.devstack.valkey import EmbeddedValkey
 
 NODES = 3
 PASSWORD = "cluster-test-password"
-AGREED_TIMEOUT_S = 30.0
+AGREED_TIMEOUT_S = 60.0
+NODE_TIMEOUT_MS = 5_000  # nodes of a machine that stood still for a while must not take each other for dead
 
 
 class ValkeyCluster:
@@ -156,7 +157,7 @@ def _make_node(directory: Path, bus_port: int) -> EmbeddedValkey:
     settings = {
         "cluster-enabled": "yes",
         "cluster-port": str(bus_port),
-        "cluster-node-timeout": "1000",
+        "cluster-node-timeout": str(NODE_TIMEOUT_MS),
         "cluster-require-full-coverage": "no",
     }
     return EmbeddedValkey(directory, append_only=False, settings=settings)
