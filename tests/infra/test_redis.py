@@ -32,18 +32,24 @@ class Clock:
 
 
 class Cutter:
-    """A wire to a server that can be told to cut: requests still pass, and the connection ends where a reply would."""
+    """A wire to a server that can be told to be slow, or to cut: requests still pass, and the connection ends where a
+    reply would.
+    """
 
     def __init__(self, server: EmbeddedValkey) -> None:
         self._server = server
         self.cutting = False
+        self.delay_s = 0.0  # of each reply
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection(self._server.host, self._server.port)
         try:
             requests = asyncio.create_task(self._pass_on(reader, server_writer))
             while (reply := await server_reader.read(65536)) and not self.cutting:
-                writer.write(reply)
+                if self.delay_s:
+                    asyncio.get_running_loop().call_later(self.delay_s, writer.write, reply)
+                else:
+                    writer.write(reply)
             requests.cancel()
         finally:
             server_writer.close()
@@ -149,6 +155,20 @@ async def test_nothing_is_executed_twice_when_the_reply_is_lost(
             cutter.cutting = False
             assert await client.run("GET", "znz:counter") == b"%d" % lost
             await until_connected(cut_off, clock)
+
+
+async def test_many_calls_of_a_slow_server_do_not_wait_for_many_round_trips(
+    server: EmbeddedValkey, clock: Clock
+) -> None:
+    cutter = Cutter(server)
+    wire = await asyncio.start_server(cutter.handle, "127.0.0.1", 0)
+    async with wire, client_of(server, wire.sockets[0].getsockname()[1], clock) as far_away:
+        cutter.delay_s = 0.2
+        with patient_clock() as seconds:
+            started = seconds()
+            replies = await asyncio.gather(*(far_away.run("INCR", "znz:far") for _ in range(1_000)))
+            assert seconds() - started < 4 * cutter.delay_s
+        assert replies == list(range(1, 1_001))
 
 
 @pytest.mark.parametrize(

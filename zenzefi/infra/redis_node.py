@@ -31,6 +31,10 @@ BREAKER_FAILURES = 2  # each failed batch costs its callers the whole deadline
 BREAKER_OPEN_S = 1.0
 _LEAST_GRACE_S = 0.002
 MAX_BATCH = 128  # replies of one batch are read in order; a longer one would make its last caller wait
+# From a server that takes so long for a batch, each round trip is what those behind wait for, and nothing else bounds
+# how many come in its time: then more go at once.
+SLOW_S = 0.01
+MAX_SLOW_BATCH = 1024
 # Answers of a server that lives but cannot serve: one that loads its data, one whose cluster has no majority. (That a
 # slot of the cluster has no owner says nothing about the server.) redis-py knows a few such answers as classes.
 _NOT_SERVING = (
@@ -152,10 +156,13 @@ class RedisNode:
 
     async def _flush_pending(self) -> None:
         """Send what is pending, batch by batch, until nothing is."""
+        size = MAX_BATCH
         try:
             while self._pending:
-                batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+                batch, self._pending = self._pending[:size], self._pending[size:]
+                started = time.perf_counter()
                 await self._exchange(batch)
+                size = MAX_SLOW_BATCH if time.perf_counter() - started > SLOW_S else MAX_BATCH
         finally:
             self._flush = None
 
