@@ -76,8 +76,9 @@ async def test_what_was_found_is_shown_however_long_ago(fresh_ctx: Context) -> N
         "oldest_usage_at": 1,
     }
     taken_at = await put(fresh_ctx, "gauges", census, age=timedelta(hours=1))
+    done_after = fresh_ctx.now().timestamp()
     await outcomes.keep(fresh_ctx, Job.PRUNE_BACKUPS, succeeded=True, result=3, duration_s=1.0)
-    done_at = fresh_ctx.now().timestamp()
+    done_before = fresh_ctx.now().timestamp()
     await outcomes.keep(fresh_ctx, Job.PRUNE_BACKUPS, succeeded=False, result="no", duration_s=1.0)
     await refresh_health(fresh_ctx)
     await gauges.refresh(fresh_ctx)
@@ -95,7 +96,9 @@ async def test_what_was_found_is_shown_however_long_ago(fresh_ctx: Context) -> N
     assert shown("rollup_lag_seconds") == pytest.approx(fresh_ctx.now().timestamp() - 1, abs=10)
     assert shown("payment_oldest_pending_age_seconds") == pytest.approx(60, abs=10)
     assert shown("snapshot_timestamp_seconds") == pytest.approx(taken_at)
-    assert shown("job_last_success_timestamp_seconds", name=Job.PRUNE_BACKUPS) == pytest.approx(done_at, abs=1)
+    done_at = shown("job_last_success_timestamp_seconds", name=Job.PRUNE_BACKUPS)
+    assert done_at is not None
+    assert done_after <= done_at <= done_before
     assert shown("dependency_up", dependency="upstream") == 1
 
 

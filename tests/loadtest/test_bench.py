@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from loadtest import bench, benchmarks
 from loadtest.figures import Bench, Figure
-from loadtest.load import send
+from loadtest.load import get, send, send_once
 from loadtest.results import BEGIN, END, TABLE, format_value, quote
 from loadtest.servers import Servers
 from tests.support.people import Person, gateway_headers
@@ -106,8 +106,12 @@ async def test_a_load_counts_answers_and_failures(app_url: str, person: Person) 
     await person.top_up("1.00")
     headers = gateway_headers((await person.buy_token(1))["token"])
     url = f"{app_url}/api/v1/proxy"
-    good = await send(f"{url}/certificates/filter", headers=headers, connections=2, seconds=0.2)
-    bad = await send(f"{url}/status/503", headers=headers, connections=2, seconds=0.2)
-    assert good.requests == len(good.latencies_s) > 0
+    asked = [get(f"{url}/certificates/filter", headers=headers)] * 20
+    good = await send_once(app_url, asked, connections=2)
+    assert good.requests == len(good.latencies_s) == 20
     assert good.failures == 0
-    assert bad.failures == bad.requests > 0
+    bad = await send_once(app_url, [get(f"{url}/status/503", headers=headers)] * 10 + asked, connections=2)
+    assert (bad.requests, bad.failures) == (30, 10)
+    limited = await send(f"{url}/certificates/filter", headers=headers, connections=2, seconds=0.2)
+    assert limited.requests == len(limited.latencies_s)
+    assert limited.elapsed_s >= 0.2

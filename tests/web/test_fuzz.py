@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.support.people import gateway_headers, register
 
@@ -13,6 +14,7 @@ MAX_TIME_S = 75  # for the fuzzing phase; the examples and the coverage phase be
 SEED = 20261123
 
 
+@pytest.mark.timeout(MAX_TIME_S + 300)
 async def test_no_input_gives_a_500(client: aiohttp.ClientSession, app_url: str, tmp_path: Path) -> None:
     person = await register(client)
     await person.top_up("500.00")

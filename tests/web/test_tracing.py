@@ -63,13 +63,13 @@ def _lines(log: str, **members: object) -> list[dict[str, Any]]:
 
 
 async def test_ids_reach_the_upstream_and_every_log_line(serving: Serving) -> None:
-    async with serving(processes=1, UPSTREAM_HEAD_TIMEOUT="0.5") as served:
+    async with serving(processes=1, UPSTREAM_HEAD_TIMEOUT="3") as served:
         async with aiohttp.ClientSession(served.url) as client:
             headers = gateway_headers(await _token(client))
             given = await _seen_upstream(client, headers | TRACED)
             made = await _seen_upstream(client, headers | {"traceparent": "nonsense", "tracestate": "a=1"})
             slow = headers | TRACED | {"X-Request-ID": "slow-one"}
-            async with client.get(f"{PROXY}/slow?seconds=5", headers=slow) as response:
+            async with client.get(f"{PROXY}/slow?seconds=30", headers=slow) as response:
                 assert (response.status, response.headers["X-Request-ID"]) == (504, "slow-one")
             async with client.get("/api/v1/nowhere", headers={"X-Request-ID": "lost"}) as response:
                 assert response.status == 404
