@@ -11,6 +11,7 @@ import pytest
 from zenzefi.errors import DatabaseUnavailable
 from zenzefi.infra import lending
 from zenzefi.infra.db import Database, open_database
+from zenzefi.infra.instruments import DB_CONNECTIONS
 from zenzefi.settings import Settings
 
 MOST = 3
@@ -102,6 +103,9 @@ async def test_a_connection_that_broke_while_it_was_at_hand_is_replaced(pooled: 
         assert await connection.fetchval("SELECT pg_terminate_backend($1, 10000)", pid)
     async with asyncio.timeout(10):
         await is_broken.wait()  # the event loop has read of it
+    pooled.sample()
+    in_use = DB_CONNECTIONS.labels("in_use")
+    assert in_use.cells[in_use.at] == 0
     assert await backend(pooled) != pid
 
 

@@ -38,7 +38,7 @@ class Lender:
     @property
     def idle(self) -> int:
         """How many open connections nobody uses."""
-        return len(self._at_hand) + self._pool.get_idle_size()
+        return sum(map(_is_sound, self._at_hand)) + self._pool.get_idle_size()
 
     async def lend(self) -> Connection:
         """A connection, which must be taken back.
