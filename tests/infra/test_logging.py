@@ -154,6 +154,31 @@ def test_stuck_stream_holds_no_request_up_and_the_loss_is_told(caplog: pytest.Lo
     assert len(stream.getvalue().splitlines()) + dropped == sent
 
 
+def test_who_logs_by_the_handler_itself_does_not_wait_for_all_lines_of_requests() -> None:
+    handler: logging.StreamHandler[TextIO] = logging.StreamHandler(io.StringIO())
+    begun, asked, given = threading.Event(), threading.Event(), threading.Event()
+    worded: list[int] = []
+
+    def word(number: int) -> str:
+        begun.set()
+        asked.wait(10)
+        if not given.is_set():
+            time.sleep(0.0002)
+        worded.append(number)
+        return str(number)
+
+    writer = LineWriter(handler, word=word)
+    for number in range(MAX_WAITING // 2):
+        writer.write(number)
+    begun.wait(10)
+    asked.set()
+    handler.acquire()
+    before = len(worded)
+    given.set()
+    handler.release()
+    assert before < MAX_WAITING // 2
+
+
 def write_lines(descriptor: int, count: int) -> None:
     with os.fdopen(descriptor, "w", encoding="ascii") as stream:
         writer = LineWriter(logging.StreamHandler(stream), word=_LINE.format)

@@ -26,6 +26,8 @@ FLUSH_S: Final = 0.05
 MAX_WAITING: Final = 16_384
 # Words fewer lines in a row than would keep the event loop from Python's lock for a millisecond.
 _AT_ONCE: Final = 128
+# After which the lock is let go of for a moment, so that who logs by the handler itself waits for these lines at most.
+_PAUSE_S: Final = 0.001
 _LAST_FLUSH_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
@@ -67,23 +69,26 @@ class LineWriter(Generic[Entry]):
 
     def flush(self) -> None:
         """Write what waits, in the caller's thread."""
-        handler = self._handler
-        with handler.lock or contextlib.nullcontext():
-            self._write_out()
-
-    def _write_out(self) -> None:
+        lock = self._handler.lock or contextlib.nullcontext()
         dropped, self._dropped = self._dropped, 0
         left = len(self._waiting)
-        while left > 0:
-            lines = self._take(min(left, _AT_ONCE))
+        while True:
+            with lock:
+                self._write_out(min(left, _AT_ONCE))
             left -= _AT_ONCE
-            with contextlib.suppress(OSError, ValueError):  # a stream that is gone: there is nobody to tell
-                stream = self._handler.stream
-                for piece in _pieces(lines, most=_largest_piece(stream)):
-                    stream.write(piece)
-                    stream.flush()
+            if left <= 0:
+                break
+            time.sleep(_PAUSE_S)
         if dropped:
             log.error("log_lines_dropped", lines=dropped)
+
+    def _write_out(self, count: int) -> None:
+        lines = self._take(min(count, len(self._waiting)))  # another thread may have written some meanwhile
+        with contextlib.suppress(OSError, ValueError):  # a stream that is gone: there is nobody to tell
+            stream = self._handler.stream
+            for piece in _pieces(lines, most=_largest_piece(stream)):
+                stream.write(piece)
+                stream.flush()
 
     def _take(self, count: int) -> list[str]:
         lines: list[str] = []
@@ -105,7 +110,7 @@ class LineWriter(Generic[Entry]):
     def _flush_at_last(self) -> None:
         lock = self._handler.lock
         if lock is not None and lock.acquire(timeout=_LAST_FLUSH_S):  # else the stream hangs, and the end must not
-            self._write_out()
+            self.flush()
             lock.release()
 
 
