@@ -31,7 +31,8 @@ class WorkerProcess:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log_path.read_text().splitlines() if line.startswith("{")]
+        whole_lines = self._log_path.read_text().rpartition("\n")[0].splitlines()
+        return [json.loads(line) for line in whole_lines if line.startswith("{")]
 
     async def wait_for(self, event: str, *, timeout_s: float = 60, **members: object) -> dict[str, Any]:
         """Wait for a log line."""

@@ -7,6 +7,7 @@ import asyncio
 import sys
 from contextlib import aclosing
 from datetime import timedelta
+from pathlib import Path
 
 from workers import runner
 from workers.main import work
@@ -23,13 +24,18 @@ JOB = Job.CLOSE_IDLE_SESSIONS
 HEAVY_JOB = Job.INSPECT_LEDGER
 
 
-async def keep_journal(ctx: Context, seconds: int) -> None:
-    """Write when it begins and ends; between the two it takes its time."""
-    for line, pause_s in (("begun", seconds), ("ended", 0)):
-        # A connection of its own for each line: the context's would fail once after a restart of Redis.
-        async with aclosing(plain_client(ctx.settings)) as client:
-            await client.execute_command("RPUSH", JOURNAL, line)  # type: ignore[no-untyped-call]
-        await asyncio.sleep(pause_s)
+async def keep_journal(ctx: Context, until: str) -> None:
+    """Write when it begins and ends; between the two it waits for a file."""
+    await _note(ctx, "begun")
+    while not Path(until).exists():  # noqa: ASYNC110  another process makes it, at a moment of its choice
+        await asyncio.sleep(0.02)
+    await _note(ctx, "ended")
+
+
+async def _note(ctx: Context, line: str) -> None:
+    # A connection of its own for each line: the context's would fail once after a restart of Redis.
+    async with aclosing(plain_client(ctx.settings)) as client:
+        await client.execute_command("RPUSH", JOURNAL, line)  # type: ignore[no-untyped-call]
 
 
 def run(queue: Queue, claim_s: float, redis_retries: int) -> None:

@@ -74,7 +74,7 @@ async def test_state_tells_what_is_due_and_not_what_runs(worker_ctx: Context) ->
         assert (state[Queue.DEFAULT].workers, state[Queue.HEAVY].workers) == (1, 0)
         await worker_ctx.queue.enqueue(HEAVY_JOB)
         await worker_ctx.redis.run("ZADD", queue_key(Queue.HEAVY), 1e15, "not-due-yet")
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.06)
         heavy = (await queue_state(worker_ctx))[Queue.HEAVY]
         assert heavy.waiting == 1
         assert 0.05 <= heavy.oldest_age_s < 10
@@ -85,13 +85,13 @@ async def test_state_tells_what_is_due_and_not_what_runs(worker_ctx: Context) ->
 async def test_a_claim_lasts_as_long_as_its_job(worker_ctx: Context) -> None:
     notes = _Notes(hold=True)
     line = on_demand(JOB, notes.run)
-    async with worker_here(worker_ctx, line, claim_s=0.9, name="one"), worker_here(worker_ctx, line, name="two"):
+    async with worker_here(worker_ctx, line, claim_s=3.0, name="one"), worker_here(worker_ctx, line, name="two"):
         await worker_ctx.queue.enqueue(JOB)
         await until(notes.has_begun)
-        await asyncio.sleep(2)
+        await asyncio.sleep(4)
         assert len(notes.begun) == 1, "the other worker has not taken it"
         await worker_ctx.redis.run("FLUSHALL")
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(0.8)
         notes.may_end.set()
         await until(lambda: _is_empty(worker_ctx))
     assert (len(notes.begun), notes.ended) == (1, 1)

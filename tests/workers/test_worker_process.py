@@ -41,6 +41,12 @@ async def _journal(ctx: Context, *, length: int, timeout_s: float = 60) -> list[
     raise AssertionError(f"the journal has only {lines}")
 
 
+async def _sleep_awake(seconds: int) -> None:
+    """Sleep for so long, and for longer where the machine stands still meanwhile: the workers do, too."""
+    for _ in range(10 * seconds):
+        await asyncio.sleep(0.1)
+
+
 async def _keys(ctx: Context, pattern: str) -> list[bytes]:
     keys = await ctx.redis.run("KEYS", pattern)
     assert isinstance(keys, list)
@@ -83,11 +89,11 @@ async def test_four_workers_have_one_schedule_that_outlives_flushall_and_kill(
         for worker in workers:
             await worker.wait_for("worker_started")
         started = worker_ctx.now()
-        await asyncio.sleep(2)
+        await _sleep_awake(2)
         await workers[0].end(signal.SIGKILL)
         await worker_ctx.redis.run("FLUSHALL")
         killed = worker_ctx.now()
-        await asyncio.sleep(3)
+        await _sleep_awake(3)
         events = [event for worker in workers for event in worker.events if event["event"] == "job_done"]
         passed_s = (worker_ctx.now() - started).total_seconds()
     runs = [
@@ -95,8 +101,8 @@ async def test_four_workers_have_one_schedule_that_outlives_flushall_and_kill(
         for event in events
         if event["job"] == Job.REFRESH_HEALTH and (ran := datetime.fromisoformat(event["timestamp"])) > started
     ]
-    # One more each, for the instant before, and for the one whose mark was flushed.
-    assert passed_s - 2 <= len(runs) <= passed_s + 2
+    # One more each, for the instant before, and for the one whose mark was flushed; and none while the machine stood.
+    assert 5 - 2 <= len(runs) <= passed_s + 2
     assert sum(ran > killed for ran in runs) >= 2
 
 
@@ -105,11 +111,13 @@ async def test_a_job_of_a_killed_worker_runs_again_soon_however_long_it_may_take
     worker_env: dict[str, str], worker_ctx: Context, tmp_path: Path, queue: Queue
 ) -> None:
     job = JOB if queue is Queue.DEFAULT else HEAVY_JOB
-    await worker_ctx.queue.enqueue(job, 1)
+    may_end = tmp_path / "may-end"
+    await worker_ctx.queue.enqueue(job, str(may_end))
     with journal_worker(worker_env, tmp_path, queue=queue, claim_s=2) as killed:
         assert await _journal(worker_ctx, length=1) == [b"begun"]
         with journal_worker(worker_env, tmp_path, queue=queue, claim_s=2) as worker:
             await killed.end(signal.SIGKILL)
+            may_end.touch()
             assert await _journal(worker_ctx, length=3) == [b"begun", b"begun", b"ended"]
             done = await worker.wait_for("job_done", job=job.value)
             assert done["job_try"] == 2
@@ -118,16 +126,18 @@ async def test_a_job_of_a_killed_worker_runs_again_soon_however_long_it_may_take
 async def test_a_restart_of_redis_interrupts_no_job(
     worker_env: dict[str, str], worker_ctx: Context, own_valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
+    may_end = tmp_path / "may-end"
     with journal_worker(worker_env, tmp_path) as worker:
         await worker.wait_for("worker_started")
-        await worker_ctx.queue.enqueue(JOB, 2)
+        await worker_ctx.queue.enqueue(JOB, str(may_end))
         await _journal(worker_ctx, length=1)
         own_valkey.stop()
         await asyncio.sleep(0.5)
         own_valkey.start()
+        may_end.touch()
         assert await _journal(worker_ctx, length=2) == [b"begun", b"ended"]
         await worker.wait_for("job_done")
-        await worker_ctx.queue.enqueue(JOB, 0)
+        await worker_ctx.queue.enqueue(JOB, str(may_end))
         assert await _journal(worker_ctx, length=4) == [b"begun", b"ended"] * 2
         assert await worker.end(signal.SIGTERM) < 5
         assert worker.process.returncode == 0
@@ -136,17 +146,19 @@ async def test_a_restart_of_redis_interrupts_no_job(
 async def test_a_longer_absence_of_redis_ends_neither_worker_nor_job(
     worker_env: dict[str, str], worker_ctx: Context, own_valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
+    may_end = tmp_path / "may-end"
     with journal_worker(worker_env, tmp_path, queue=Queue.HEAVY, claim_s=1, redis_retries=0) as worker:
         await worker.wait_for("worker_started")
-        await worker_ctx.queue.enqueue(HEAVY_JOB, 3)
+        await worker_ctx.queue.enqueue(HEAVY_JOB, str(may_end))
         await _journal(worker_ctx, length=1)
         own_valkey.stop()
         await worker.wait_for("queue_unreachable")
         await asyncio.sleep(1.2)  # longer than a claim lasts
         own_valkey.start()
         await worker.wait_for("queue_reachable_again")
+        may_end.touch()
         await worker.wait_for("job_done")
-        await worker_ctx.queue.enqueue(HEAVY_JOB, 0)
+        await worker_ctx.queue.enqueue(HEAVY_JOB, str(may_end))
         assert await _journal(worker_ctx, length=4) == [b"begun", b"ended"] * 2
 
 
@@ -159,11 +171,15 @@ async def test_a_worker_waits_for_redis_to_come(worker_env: dict[str, str], tmp_
 
 
 async def test_a_running_job_is_waited_for(worker_env: dict[str, str], worker_ctx: Context, tmp_path: Path) -> None:
-    with journal_worker(worker_env | {"DRAIN_TIMEOUT": "10"}, tmp_path) as worker:
+    may_end = tmp_path / "may-end"
+    with journal_worker(worker_env | {"DRAIN_TIMEOUT": "30"}, tmp_path) as worker:
         await worker.wait_for("worker_started")
-        await worker_ctx.queue.enqueue(JOB, 1)
+        await worker_ctx.queue.enqueue(JOB, str(may_end))
         await _journal(worker_ctx, length=1)
-        await worker.end(signal.SIGTERM)
+        worker.process.send_signal(signal.SIGTERM)
+        await worker.wait_for("worker_draining")
+        may_end.touch()
+        await asyncio.to_thread(worker.process.wait, 30)
         assert worker.process.returncode == 0
     assert await _journal(worker_ctx, length=2) == [b"begun", b"ended"]
 
@@ -171,12 +187,14 @@ async def test_a_running_job_is_waited_for(worker_env: dict[str, str], worker_ct
 async def test_a_job_that_outlasts_the_drain_is_queued_again(
     worker_env: dict[str, str], worker_ctx: Context, tmp_path: Path
 ) -> None:
+    may_end = tmp_path / "may-end"
     with journal_worker(worker_env | {"DRAIN_TIMEOUT": "0.5"}, tmp_path) as worker:
         await worker.wait_for("worker_started")
-        await worker_ctx.queue.enqueue(JOB, 2)
+        await worker_ctx.queue.enqueue(JOB, str(may_end))
         await _journal(worker_ctx, length=1)
-        assert await worker.end(signal.SIGTERM) < 3
+        await worker.end(signal.SIGTERM)  # the job itself would never end
         assert worker.process.returncode == 0
+    may_end.touch()
     with journal_worker(worker_env, tmp_path) as worker:
         assert await _journal(worker_ctx, length=3) == [b"begun", b"begun", b"ended"]
 
