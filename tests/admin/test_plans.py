@@ -11,6 +11,8 @@ from itertools import product
 from typing import TypeAlias
 from uuid import UUID
 
+import pytest
+
 from tests.support.plans import PLAN_MODES, explain, filled_database
 from tests.support.servers import Cluster
 from zenzefi.access.bundle_queries import select_bundles
@@ -161,6 +163,7 @@ def _lists_of_superusers() -> Lists:
 
 
 # One test, since filling the database is what takes the time.
+@pytest.mark.timeout(300)
 async def test_every_list_is_served_by_an_index(cluster: Cluster, fresh_database: str) -> None:
     async with filled_database(cluster, fresh_database, *STATEMENTS) as conn:
         assert await conn.fetchval("SELECT count(*) FROM ledger_postings") == POSTINGS
