@@ -54,7 +54,7 @@ async def test_a_payment_is_confirmed_once_however_often_it_is_reported(
 ) -> None:
     user_id = await insert_user(mail_ctx)
     payment = await begin(mail_ctx, user_id)
-    report = report_of(payment.id)
+    report, date = report_of(payment.id), format_instant(mail_ctx.now())[:10]
     await asyncio.gather(
         *(settlement.settle(mail_ctx, provider=PaymentProviderName.MOCK, report=report, actor=NOBODY) for _ in range(5))
     )
@@ -62,8 +62,9 @@ async def test_a_payment_is_confirmed_once_however_often_it_is_reported(
     assert mail.recipients == (f"{user_id}@example.com",)
     assert mail.message["Subject"] == "Your payment was received: 10.00 ZNC"
     for part in (mail.text, mail.page):
-        for told in (user_id.hex, "10.00 ZNC", str(payment.id), format_instant(mail_ctx.now())[:10]):
+        for told in (user_id.hex, "10.00 ZNC", str(payment.id)):
             assert told in part
+        assert date in part or format_instant(mail_ctx.now())[:10] in part  # midnight may have passed
 
 
 async def test_a_mock_payment_is_confirmed(mail_ctx: Context, mail_server: MailServer) -> None:
