@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+from itertools import pairwise
 from time import monotonic
 from uuid import UUID, uuid4
 
@@ -52,14 +53,15 @@ async def test_totals_are_the_truth_after_roll_ups_are_killed(own: Context, own_
     for _ in range(3):
         rollers = await asyncio.gather(start_roller(own_env), start_roller(own_env))
         await asyncio.sleep(source.uniform(0.05, 0.3))
+        while not await rolled_up(own, by_day=False):  # noqa: ASYNC110  they tell nobody what they did
+            await asyncio.sleep(0.01)
         for roller in rollers:
             roller.send_signal(signal.SIGKILL)
             assert await roller.wait() == -signal.SIGKILL
     done.set()
     await counting
-    assert await rolled_up(own, by_day=False), "the killed ones did something"
     # A backend whose client was killed ends its transaction when it notices; until then it holds the lock.
-    deadline = monotonic() + 10
+    deadline = monotonic() + 60
     while await left_over(own):
         assert monotonic() < deadline
         await service.roll_up_usage(own)
@@ -82,7 +84,8 @@ async def test_a_killed_web_process_forgets_at_most_one_flush_interval(
         kills: list[float] = []
         for _ in range(3):
             until = monotonic() + 2.0
-            while monotonic() < until:
+            # A kill right after the machine stood still would meet a flush that is late, and not by our doing.
+            while monotonic() < until or not _went_smoothly(ended):
                 try:
                     assert (await ask(session, token)).status == 200
                     ended.append(monotonic())
@@ -106,6 +109,12 @@ async def test_a_killed_web_process_forgets_at_most_one_flush_interval(
     print(f"{len(ended)} answered, {unanswered} not, {counted} counted, {fresh} in the last interval before a kill")
     assert len(ended) > 20  # however busy the machine is
     assert len(ended) - fresh <= counted <= len(ended) + unanswered
+
+
+def _went_smoothly(ended: list[float]) -> bool:
+    """The requests of the last flush interval had their answers one soon after the other."""
+    recent = [at for at in [*ended, monotonic()] if at >= monotonic() - FLUSH_S - 0.5]
+    return all(after - before < 0.4 for before, after in pairwise(recent))
 
 
 async def roll_up_for_ever(ctx: Context) -> None:
