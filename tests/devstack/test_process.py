@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.devstack.processes import wait_until
@@ -38,6 +39,13 @@ def children() -> Iterator[list[ChildProcess]]:
     yield started
     for child in started:
         child.stop(timeout_s=0)
+
+
+def _runs(process_id: int) -> bool:
+    try:
+        return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _start(children: list[ChildProcess], command: Command) -> ChildProcess:
@@ -80,7 +88,7 @@ def test_a_child_that_ignores_the_request_to_stop_is_killed_in_time(
     wait_until(lambda: "ready" in child.log_text(), timeout_s=20, what="the child runs")
     began = time.monotonic()
     child.stop(timeout_s=0.3)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20, "it would have run for a minute"
     assert child.returncode == -signal.SIGKILL
 
 
@@ -89,8 +97,7 @@ def test_what_a_child_started_itself_goes_with_it(tmp_path: Path, children: list
     wait_until(lambda: child.log_text().endswith("\n"), timeout_s=20, what="the grandchild runs")
     grandchild = int(child.log_text())
     child.stop()
-    state = Path(f"/proc/{grandchild}/stat")
-    wait_until(lambda: not state.exists() or " Z " in state.read_text(), timeout_s=5, what="the grandchild ends")
+    wait_until(lambda: not _runs(grandchild), timeout_s=20, what="the grandchild ends")
 
 
 def test_a_child_may_not_be_started_from_a_thread_that_could_end_before_the_process(tmp_path: Path) -> None:
