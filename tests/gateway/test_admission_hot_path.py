@@ -21,6 +21,8 @@ ON_REQUEST_PATH = (
     "UPDATE access_tokens",
     "INSERT INTO audit_log",
 )
+# Parts of what asyncpg asks of a connection that is new, as it may be whenever the others were busy for once.
+ON_CONNECTING = ("typeinfo_tree", "current_setting('jit')", "set_config('jit'")
 
 
 @dataclass
@@ -69,7 +71,11 @@ def _entries(text: str) -> list[str]:
             entries[-1] += " " + line.strip()
         else:
             entries.append(line)
-    return [entry for entry in entries if "LOG:  execute" in entry or "LOG:  statement" in entry]
+    return [
+        entry
+        for entry in entries
+        if ("LOG:  execute" in entry or "LOG:  statement" in entry) and not any(part in entry for part in ON_CONNECTING)
+    ]
 
 
 async def hammer(client: aiohttp.ClientSession, token: str, *, seconds: float) -> list[float]:
@@ -94,14 +100,16 @@ async def test_a_busy_token_asks_redis_once_a_second_and_postgresql_never(server
     async with servers.serve(processes=processes) as served, connect(served.url) as client:
         _, [token] = await buy(client)
         await hammer(client, token, seconds=1)
+        begun_at = time.monotonic()
         async with overheard(servers) as traffic:
             requests = len(await hammer(client, token, seconds=seconds))
+        heard_s = time.monotonic() - begun_at  # more than was asked for, where this machine stood still at the end
     assert requests > 500
     assert traffic.on_request_path == []
     # Once a second and process, and the copy that is renewed behind the requests' back every 2.5 s or so.
-    assert seconds - 2 <= traffic.scripts <= processes * (seconds + 1) + processes * seconds / 2
+    assert seconds - 2 <= traffic.scripts <= processes * (heard_s + 1) + processes * heard_s / 2
     # The metering's transaction a second and process has five statements; the rest is the clock and the renewals.
-    assert len(traffic.statements) < processes * seconds * 8
+    assert len(traffic.statements) < processes * heard_s * 8
     assert any("INSERT INTO usage_batches" in line for line in traffic.statements), "the log shows what it should"
 
 
