@@ -5,9 +5,10 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from aiohttp import web
 
@@ -16,6 +17,8 @@ from zenzefi.server.framing import HeadLimits
 from zenzefi.server.runner import HardenedRunner, HardenedServer
 
 HOST = b"Host: gateway.test\r\n"
+_TICK_S = 0.02
+_STALL_S = 0.1
 
 
 @dataclass
@@ -153,9 +156,12 @@ async def wait(request: web.Request) -> web.Response:
     return web.Response(text="waited")
 
 
-async def hang(_request: web.Request) -> web.Response:
+async def hang(request: web.Request) -> web.StreamResponse:
+    """Begin an answer, so that the client knows where its request is, and never end it."""
+    response = web.StreamResponse()
+    await response.prepare(request)
     await asyncio.Event().wait()
-    return web.Response()
+    return response
 
 
 async def download(request: web.Request) -> web.StreamResponse:
@@ -211,6 +217,39 @@ def small_app() -> web.Application:
     return app
 
 
+def now_s() -> float:
+    """The loop's clock, by which the server's deadlines go."""
+    return asyncio.get_running_loop().time()
+
+
+@contextlib.contextmanager
+def _time_without_stalls() -> Iterator[None]:
+    """Have the loop's clock stand still while a busy machine lets this process wait.
+
+    Clients and server share the loop: a stall would otherwise pass for a client that was slow.
+    """
+    loop = asyncio.get_running_loop()
+    real = loop.time
+    seen = passed = real()
+
+    def clock() -> float:
+        nonlocal seen, passed
+        before, seen = seen, real()
+        passed += min(seen - before, _STALL_S)
+        return passed
+
+    async def tick() -> None:
+        while True:  # noqa: ASYNC110  it waits for nothing
+            await asyncio.sleep(_TICK_S)  # so that it is no stall when all others sleep for longer
+
+    with patch.object(loop, "time", clock):
+        ticking = asyncio.create_task(tick())
+        try:
+            yield
+        finally:
+            ticking.cancel()
+
+
 @contextlib.asynccontextmanager
 async def serving(*, deadlines: Deadlines | None = None, limits: HeadLimits | None = None) -> AsyncIterator[Service]:
     app = small_app()
@@ -218,10 +257,11 @@ async def serving(*, deadlines: Deadlines | None = None, limits: HeadLimits | No
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     service = Service(port=listener.getsockname()[1], runner=runner)
     app[SERVICE] = service
-    await runner.setup()
-    try:
-        await web.SockSite(runner, listener, backlog=4096).start()
-        yield service
-    finally:
-        service.gate.set()
-        await runner.cleanup()
+    with _time_without_stalls():
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener, backlog=4096).start()
+            yield service
+        finally:
+            service.gate.set()
+            await runner.cleanup()

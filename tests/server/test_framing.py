@@ -326,8 +326,8 @@ async def test_large_bodies_arrive_whole_however_they_are_framed(service: Servic
 def test_check_head_takes_microseconds() -> None:
     """Not a benchmark: a regular expression that backtracks would miss this by orders of magnitude."""
     head = get(*[b"X-Field-%d: %s" % (n, b"v " * 60) for n in range(90)])
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(100):
         check_head(head, HeadLimits())
         check_head(head[:-2] + b"X-Last: a\r\n\r\n", HeadLimits())
-    assert (time.perf_counter() - started) / 200 < 0.002
+    assert (time.process_time() - started) / 200 < 0.002

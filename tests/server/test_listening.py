@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from zenzefi.server import listening
 from zenzefi.server.listening import OwnListener, listen
 
 
@@ -16,7 +17,8 @@ def _listen() -> OwnListener:
     return listener
 
 
-def test_connections_that_wait_are_taken_before_new_ones_are_refused() -> None:
+def test_connections_that_wait_are_taken_before_new_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_QUEUE_TIMEOUT_S", 30.0)  # for whatever holds this thread up
     with _listen() as listener:
         address = listener.getsockname()
         clients = [socket.create_connection(address, timeout=10) for _ in range(5)]

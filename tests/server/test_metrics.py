@@ -36,7 +36,7 @@ async def scrape(served: Served) -> dict[Series, float]:
 
 async def until_scraped(served: Served, *, requests: int) -> dict[Series, float]:
     """The metrics once so many proxied requests are counted: a request is counted when its answer is on its way."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             samples = await scrape(served)
             if total(samples, REQUESTS, route=PROXY, method="GET", code="200") >= requests:
@@ -206,4 +206,4 @@ async def test_hostile_clients_add_no_series_and_see_no_metrics(served: Served) 
     assert {series for series in set(after) - set(before) if ("route", "/metrics") not in series[1]} == set()
     assert total(after, REQUESTS) - total(before, REQUESTS) >= HOSTILE
     assert total(after, "zenzefi_token_checks_total", outcome="malformed") > HOSTILE / 20
-    assert all(json.loads(line) for line in served.log.splitlines())
+    assert all(json.loads(line) for line in served.log.rpartition("\n")[0].splitlines())

@@ -70,13 +70,15 @@ async def test_rolling_restarts_of_the_product_lose_no_request(
             async with asyncio.timeout(30):
                 while _count(served, "rolling_restart_done") < restart:  # noqa: ASYNC110  it is told in a file
                     await asyncio.sleep(0.1)
+        while load.answered <= 100:  # noqa: ASYNC110  however slow the machine is
+            await asyncio.sleep(0.05)
         load.is_over = True
         await loading
         assert load.failures == []
-        assert load.answered > 100
         served.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(served.process.wait, 5) == 0
+        assert await asyncio.to_thread(served.process.wait, 20) == 0
 
 
 def _count(served: Served, event: str) -> int:
-    return sum(json.loads(line)["event"] == event for line in served.log.splitlines())
+    whole_lines = served.log.rpartition("\n")[0].splitlines()
+    return sum(json.loads(line)["event"] == event for line in whole_lines)

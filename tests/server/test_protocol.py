@@ -4,13 +4,12 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 
-from tests.server.support import HOST, Service, serving
+from tests.server.support import HOST, Service, now_s, serving
 from zenzefi.server.deadlines import Deadlines
 
 GET = b"GET /echo HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -36,9 +35,9 @@ async def test_handler_learns_at_once_that_its_client_left_and_is_not_cancelled(
             assert await _event(service) == "waiting"
             if reset:
                 client.writer.transport.abort()
-        started = time.monotonic()
+        started = now_s()
         assert await _event(service) == "gone"
-        assert time.monotonic() - started < 1.0
+        assert now_s() - started < 1.0
         service.gate.set()
         assert await _event(service) == "done"
 
@@ -116,8 +115,13 @@ async def test_who_sends_many_requests_at_once_leaves_the_others_their_turns(ser
     assert most <= 2
 
 
-async def test_drain_answers_what_has_begun_and_then_closes(service: Service) -> None:
-    async with service.connect() as busy, service.connect() as idle, service.connect() as fresh:
+async def test_drain_answers_what_has_begun_and_then_closes() -> None:
+    async with (
+        serving(deadlines=Deadlines(linger_s=5.0)) as service,  # which nobody here waits for
+        service.connect() as busy,
+        service.connect() as idle,
+        service.connect() as fresh,
+    ):
         await idle.send(GET)
         assert "connection" not in (await idle.answer()).headers
         await busy.send(WAIT)
@@ -144,9 +148,9 @@ async def test_drain_closes_idle_connections_after_a_moment(service: Service) ->
     async with service.connect() as idle, service.connect() as fresh:
         await idle.send(GET)
         await idle.answer()
-        started = time.monotonic()
+        started = now_s()
         assert await service.runner.drain(timeout_s=10) == 0
-        assert 0.3 <= time.monotonic() - started < 1.5
+        assert 0.3 <= now_s() - started < 1.5
         assert await idle.is_closed()
         assert await fresh.is_closed()
 

@@ -26,15 +26,15 @@ async def test_three_rolling_restarts_under_load_lose_no_request() -> None:
         for restart in range(1, 4):
             running.signal(signal.SIGHUP)
             await running.logged("rolling_restart_done", times=restart)
-        before = load.answered
-        while load.answered < before + 200:  # noqa: ASYNC110  until the last processes have served a good part
+            new = {event["process_id"] for event in running.events if event["event"] == "process_ready"}
+            while not new <= load.answered_by:  # noqa: ASYNC110  each restart brings new processes that serve
+                await asyncio.sleep(0.02)
+        while load.answered < 2000:  # noqa: ASYNC110  however slow the machine is
             await asyncio.sleep(0.05)
         load.is_over = True
         await loading
         assert load.failures == []
-        assert load.answered > 2000
-        assert len(load.answered_by) >= 6, "each restart brought new processes that served"
-        assert load.answered_by >= set(running.children()[-1:])
+        assert len(load.answered_by) == 8
 
 
 async def test_rolling_restart_with_broken_code_keeps_the_old_processes(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ async def test_idle_stack_stops_within_five_seconds(number: signal.Signals) -> N
             assert await running.ended() == 0
             assert time.monotonic() - started < 5
             assert await idle.is_closed()
-        await wait_gone(children, timeout_s=0.5)
+        await wait_gone(children)
 
 
 async def test_answers_in_progress_are_finished_before_the_stop() -> None:
@@ -146,7 +146,7 @@ async def test_hanging_request_is_cut_when_the_drain_time_is_up() -> None:
         await running.logged("serving")
         async with running.connect() as client:
             await client.send(HANG)
-            await _answered_once_more(running)
+            await client.answer(head_only=True)
             running.signal(signal.SIGTERM)
             assert await client.is_closed()
         assert await running.ended() == 0
@@ -169,7 +169,7 @@ async def test_stop_does_not_wait_for_a_replaced_process_as_long_as_its_successo
         await running.logged("serving")
         async with running.connect() as client:
             await client.send(HANG)
-            await _answered_once_more(running)
+            await client.answer(head_only=True)
             running.signal(signal.SIGHUP)
             await running.logged("rolling_restart_done")
             started = time.monotonic()
@@ -188,13 +188,14 @@ async def test_replaced_processes_do_not_pile_up() -> None:
         for restart in range(1, 4):
             hanging.append(await _connect_to_another(running, stack, seen))
             await hanging[-1].send(HANG)
-            await _answered_once_more(running)
+            await hanging[-1].answer(head_only=True)
             running.signal(signal.SIGHUP)
             await running.logged("rolling_restart_done", times=restart)
         assert await hanging[0].is_closed()
         await running.logged("drain_timed_out")
-        await wait_gone(running.children()[:-3])
-        assert len(running.children()) == 3
+        async with asyncio.timeout(20):
+            while len(running.children()) != 3:  # noqa: ASYNC110  one that has ended is a child until it is waited for
+                await asyncio.sleep(0.02)
         assert running.count("drain_timed_out") == 1
 
 
@@ -204,14 +205,14 @@ async def test_second_signal_ends_everything_at_once() -> None:
         children = running.children()
         async with running.connect() as client:
             await client.send(HANG)
-            await _answered_once_more(running)
+            await client.answer(head_only=True)
             running.signal(signal.SIGINT)
             await running.logged("stopping")
             started = time.monotonic()
             running.signal(signal.SIGINT)
             assert await running.ended() == 1
-            assert time.monotonic() - started < 2
-        await wait_gone(children, timeout_s=0.5)
+            assert time.monotonic() - started < 10, "nobody waited for the drain"
+        await wait_gone(children)
 
 
 async def test_signal_during_the_start_stops_it() -> None:
@@ -281,9 +282,3 @@ async def _connect_to_another(running: Supervised, stack: contextlib.AsyncExitSt
         if process_id not in seen:
             seen.add(process_id)
             return client
-
-
-async def _answered_once_more(running: Supervised) -> None:
-    """A request that was sent before this has reached its handler: the processes have answered a later one since."""
-    for _ in range(10):
-        await running.who_answers()

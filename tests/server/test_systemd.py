@@ -43,7 +43,7 @@ async def test_systemd_is_told_how_the_service_stands(tmp_path: Path) -> None:
     with contextlib.closing(_Listener(tmp_path / "notify")) as systemd:
         environ = {
             "NOTIFY_SOCKET": systemd.address,
-            "WATCHDOG_USEC": "400000",
+            "WATCHDOG_USEC": "1000000",
             "BROKEN_WHEN_EXISTS": str(broken),
         }
         async with supervised(2, environ=environ) as running:
