@@ -117,7 +117,7 @@ class Container:
     def _init(self) -> int:
         """The number, here, of the process that is number 1 inside."""
         pid = self._running().pid
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + 30.0
         while not (children := Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()):
             if self._running().returncode is not None or time.monotonic() > deadline:
                 raise CheckFailed(self._running().obituary())
