@@ -144,7 +144,7 @@ async def test_a_job_belongs_to_the_request_that_asked_for_it(
 ) -> None:
     @public
     async def ask(request: web.Request) -> web.Response:
-        await request.app[CTX].queue.enqueue(JOB, 0)
+        await request.app[CTX].queue.enqueue(JOB, str(tmp_path))
         return web.Response()
 
     for name, value in collector.env.items():
