@@ -260,7 +260,7 @@ async def _public(context: ssl.SSLContext, *, status: int = 200, hsts: str = HST
 
 
 async def test_the_public_address_is_seen_as_strangers_see_it(production_env: dict[str, str], tmp_path: Path) -> None:
-    good = make_certificate(tmp_path / "good.pem", address=ELSEWHERE)
+    good = make_certificate(tmp_path / "good.pem", host=ELSEWHERE)
     context = serving_context(good)
     async with _public(context) as port:
         trusting = production_env | {"BACKEND_URL": f"https://{ELSEWHERE}:{port}", "SSL_CERT_FILE": str(good)}
@@ -285,9 +285,7 @@ async def test_the_public_address_is_seen_as_strangers_see_it(production_env: di
 async def test_a_certificate_that_was_not_renewed_is_found_in_time(
     production_env: dict[str, str], tmp_path: Path, days_left: int, verdict: str
 ) -> None:
-    certificate = make_certificate(
-        tmp_path / "old.pem", address="127.0.0.1", days_old=90 - days_left, days_left=days_left
-    )
+    certificate = make_certificate(tmp_path / "old.pem", host="127.0.0.1", days_old=90 - days_left, days_left=days_left)
     async with _public(serving_context(certificate)) as port:
         url = f"https://127.0.0.1:{port}"
         _, checks = await _examine(production_env | {"BACKEND_URL": url, "SSL_CERT_FILE": str(certificate)})

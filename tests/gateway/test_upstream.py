@@ -2,18 +2,12 @@
 
 import asyncio
 import dataclasses
-import datetime
-import ssl
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tests.gateway.upstreams import RawUpstream, answer_ok
+from tests.support.certificates import make_certificate, serving_context
 from zenzefi.gateway.errors import UpstreamUnreachable
 from zenzefi.gateway.upstream import Exchange, connector_of
 from zenzefi.infra.http import open_upstream
@@ -25,34 +19,12 @@ HEAD = b"GET / HTTP/1.1\r\nHost: up\r\n\r\n"
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for 127.0.0.1 with its key, in PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "upstream of the tests")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "upstream.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
+    return make_certificate(tmp_path_factory.mktemp("tls") / "upstream.pem", host="127.0.0.1")
 
 
 async def serve_tls(certificate: Path) -> tuple[RawUpstream, asyncio.Server]:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
     upstream = RawUpstream(lambda reader, writer: answer_ok(upstream, reader, writer))
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, ssl=serving_context(certificate))
     upstream.port = server.sockets[0].getsockname()[1]
     return upstream, server
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -233,14 +234,8 @@ class Gateway:
             await client.send(raw)
             return await client.rest()
 
-    @contextlib.asynccontextmanager
-    async def connect(self) -> AsyncIterator[Client]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        client = Client(reader, writer)
-        try:
-            yield client
-        finally:
-            await client.close()
+    def connect(self) -> AbstractAsyncContextManager[Client]:
+        return Client.to(self.port)
 
 
 SESSION = web.AppKey("session", aiohttp.ClientSession)

@@ -1,9 +1,7 @@
 """A real SMTP server (aiosmtpd) of the tests, that keeps what it took and answers as it is told."""
 
 import asyncio
-import datetime
 import email
-import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,10 +12,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+
+from tests.support.certificates import serving_context
 
 USERNAME, PASSWORD = "gateway", "smtp password of the tests"
 
@@ -117,10 +113,7 @@ async def run_mail_server(
 ) -> AsyncIterator[MailServer]:
     """The server on a free port; with a certificate it offers STARTTLS, or speaks TLS from the beginning."""
     mailbox = MailServer()
-    context = None
-    if tls is not None:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(tls)
+    context = None if tls is None else serving_context(tls)
 
     def accept() -> SMTP:
         mailbox.connections += 1
@@ -166,27 +159,3 @@ def say(*answers: str | None) -> Answer:
         return waiting.pop(0) if waiting else None
 
     return answer
-
-
-def make_certificate(path: Path, host: str) -> Path:
-    """A self-signed certificate for a host, with its key, in PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mail server of the tests")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from tests.cli.conftest import RunCli, assert_one_clear_line, run_cli
-from tests.mail.mail_server import PASSWORD, USERNAME, make_certificate, run_mail_server, say
+from tests.mail.mail_server import PASSWORD, USERNAME, run_mail_server, say
+from tests.support.certificates import make_certificate
 from zenzefi.cli_mail import mail_test
 from zenzefi.devstack.ports import find_free_port
 from zenzefi.doctor import Finding, Verdict, examine
@@ -25,7 +26,7 @@ HOST = "localhost"
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The mail server's certificate, which is its own authority."""
-    return make_certificate(tmp_path_factory.mktemp("tls") / "mail.pem", HOST)
+    return make_certificate(tmp_path_factory.mktemp("tls") / "mail.pem", host=HOST)
 
 
 def _settings(env: dict[str, str], port: int, **variables: str) -> Settings:
@@ -71,7 +72,7 @@ async def test_a_server_without_starttls_gets_nothing(env: dict[str, str]) -> No
 async def test_a_server_that_nobody_vouches_for_gets_nothing(
     env: dict[str, str], certificate: Path, tmp_path: Path, encryption: str, trust: str
 ) -> None:
-    other = make_certificate(tmp_path / "other.pem", "mail.example")
+    other = make_certificate(tmp_path / "other.pem", host="mail.example")
     shown = certificate if trust == "system's" else other
     async with run_mail_server(tls=shown, implicit=encryption == "tls") as server:
         variables = {"SMTP_ENCRYPTION": encryption}

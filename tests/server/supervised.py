@@ -9,6 +9,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,8 @@ class Supervised:
                 self.events.append(document)
                 self._news.notify_all()
 
-    @contextlib.asynccontextmanager
-    async def connect(self) -> AsyncIterator[Client]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        client = Client(reader, writer)
-        try:
-            yield client
-        finally:
-            await client.close()
+    def connect(self) -> AbstractAsyncContextManager[Client]:
+        return Client.to(self.port)
 
     async def who_answers(self) -> int:
         async with self.connect() as client:

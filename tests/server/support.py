@@ -6,10 +6,11 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest.mock import patch
 
+import pytest
 from aiohttp import web
 
 from zenzefi.server.deadlines import Deadlines
@@ -40,6 +41,16 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def to(cls, port: int) -> AsyncIterator["Client"]:
+        """Connect, and close at the end."""
+        client = cls(*await asyncio.open_connection("127.0.0.1", port))
+        try:
+            yield client
+        finally:
+            await client.close()
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -99,14 +110,8 @@ class Service:
         assert isinstance(self.runner.server, HardenedServer)
         return self.runner.server
 
-    @contextlib.asynccontextmanager
-    async def connect(self) -> AsyncIterator[Client]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        client = Client(reader, writer)
-        try:
-            yield client
-        finally:
-            await client.close()
+    def connect(self) -> AbstractAsyncContextManager[Client]:
+        return Client.to(self.port)
 
     async def exchange(self, data: bytes) -> bytes:
         """Send all of it on a new connection and return all that comes back until the server closes."""
@@ -242,7 +247,8 @@ def _time_without_stalls() -> Iterator[None]:
         while True:  # noqa: ASYNC110  it waits for nothing
             await asyncio.sleep(_TICK_S)  # so that it is no stall when all others sleep for longer
 
-    with patch.object(loop, "time", clock):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "time", clock)
         ticking = asyncio.create_task(tick())
         try:
             yield
