@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--unobserved", action="store_true")
     options = parser.parse_args()
     settings = Settings.from_env()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, by_thread=True)
     if options.unobserved:
         stop_observing()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

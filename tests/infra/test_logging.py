@@ -6,11 +6,14 @@ import logging
 import math
 import os
 import select
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TypeVar
 
 import pytest
 import structlog
@@ -18,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.examples import unhurried
+from tests.support.serving import ROOT
 from zenzefi.infra import logging as our_logging
 from zenzefi.infra.lines import MAX_WAITING, LineWriter
 from zenzefi.infra.logging import REDACTED, configure_logging, log_request, redact
@@ -28,17 +32,33 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJlMTIz"
 
 
 @pytest.fixture
-def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What is logged, as text."""
+def restored_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Logging is as it was, afterwards."""
     root = logging.getLogger()
     handlers, level, config = root.handlers[:], root.level, structlog.get_config()
-    stream = io.StringIO()
     monkeypatch.setattr(our_logging, "_request_lines", None)
-    configure_logging("info", stream)
-    yield stream
+    yield
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.configure(**config)
+
+
+@pytest.fixture
+def stream(restored_logging: None) -> io.StringIO:
+    """What is logged, as text."""
+    stream = io.StringIO()
+    configure_logging("info", stream)
+    return stream
+
+
+@pytest.fixture
+def written(restored_logging: None, tmp_path: Path) -> Iterator[Path]:
+    """What is logged in a process that serves requests, once its writer is closed."""
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        configure_logging("info", stream, by_thread=True)
+        yield path
+        request_lines().close(timeout_s=60)
 
 
 def test_secrets_are_redacted_by_name_and_by_shape(stream: io.StringIO) -> None:
@@ -70,13 +90,13 @@ def test_plain_values_pass_unchanged() -> None:
     assert redact({"route": "/api/v1/tokens/{id}", "status": 200}) == {"route": "/api/v1/tokens/{id}", "status": 200}
 
 
-def request_lines() -> LineWriter[tuple[dict[str, Any], float]]:
+def request_lines() -> LineWriter[our_logging.Entry]:
     lines = our_logging._request_lines
     assert lines is not None
     return lines
 
 
-def test_line_of_a_request_says_what_structlog_would(stream: io.StringIO) -> None:
+def test_line_of_a_request_says_what_structlog_would(written: Path) -> None:
     fields = {
         "request_id": "a1",
         "route": "/api/v1/proxy/{path:.*}",
@@ -85,22 +105,22 @@ def test_line_of_a_request_says_what_structlog_would(stream: io.StringIO) -> Non
         "user_id": None,
     }
     log_request(dict(fields))
-    request_lines().flush()
     structlog.get_logger("zenzefi.request").info("request", **fields)
-    ours, theirs = map(json.loads, stream.getvalue().splitlines())
+    request_lines().close(timeout_s=60)
+    ours, theirs = map(json.loads, written.read_text().splitlines())
     for line in (ours, theirs):
         assert line.pop("timestamp").endswith("Z")
     assert ours == theirs
 
 
-def test_secrets_in_the_line_of_a_request_are_redacted(stream: io.StringIO) -> None:
+def test_secrets_in_the_line_of_a_request_are_redacted(written: Path) -> None:
     log_request({"request_id": TOKEN, "path": f"/x?next=https://u:s3cr3t@host/{JWT}"})
     log_request({"request_id": "a", "password": "hunter2", "headers": {"Authorization": "Bearer hunter2"}})
-    request_lines().flush()
-    written = stream.getvalue()
+    request_lines().close(timeout_s=60)
+    text = written.read_text()
     for secret in (TOKEN, JWT, "hunter2", "s3cr3t"):
-        assert secret not in written
-    assert [json.loads(line)["event"] for line in written.splitlines()] == ["request", "request"]
+        assert secret not in text
+    assert [json.loads(line)["event"] for line in text.splitlines()] == ["request", "request"]
 
 
 _TEXTS = st.one_of(
@@ -128,75 +148,70 @@ def test_quick_way_redacts_exactly_what_the_long_way_does(fields: dict[str, obje
     assert json.loads(our_logging._request_line(fields, ours["timestamp"])) == redacted | ours
 
 
-class _StuckStream(io.StringIO):
-    """A stream whose reader stands still until it is told to go on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go_on = threading.Event()
-
-    def write(self, text: str) -> int:
-        self.go_on.wait(60)
-        return super().write(text)
+Line = TypeVar("Line")
 
 
-def test_stuck_stream_holds_no_request_up_and_the_loss_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    stream, sent = _StuckStream(), 3 * MAX_WAITING
-    writer = LineWriter(logging.StreamHandler(stream), word=str)
+def read_all(reader: int, descriptor: int, writer: LineWriter[Line]) -> str:
+    """Read a pipe, but now, until the writer has written all."""
+    with ThreadPoolExecutor(1) as pool, os.fdopen(reader, encoding="ascii") as stream:
+        text = pool.submit(stream.read)
+        writer.close(timeout_s=60)
+        os.close(descriptor)
+        return text.result()
+
+
+@pytest.mark.parametrize("is_blocking", [True, False])
+def test_stuck_reader_holds_no_request_up_and_the_loss_is_told(
+    is_blocking: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, descriptor = os.pipe()
+    os.set_blocking(descriptor, is_blocking)
+    writer, sent = LineWriter(descriptor, word=_LINE.format), 3 * MAX_WAITING
     for number in range(sent):
-        writer.write(f"line {number}")
-    assert stream.getvalue() == "", "who wrote them all did not wait for the stream"
-    stream.go_on.set()
-    writer.flush()
+        writer.write(number)  # which would not come back if it waited for the reader
+    lines = read_all(reader, descriptor, writer).splitlines()
+    assert all(line == _LINE.format(int(line[:5])) for line in lines)
     losses = [json.loads(record.message) for record in caplog.records]
     dropped = sum(loss["lines"] for loss in losses if loss["event"] == "log_lines_dropped")
     assert dropped > 0
-    assert len(stream.getvalue().splitlines()) + dropped == sent
+    assert len(lines) + dropped == sent
 
 
-def test_who_logs_by_the_handler_itself_does_not_wait_for_all_lines_of_requests() -> None:
-    handler: logging.StreamHandler[TextIO] = logging.StreamHandler(io.StringIO())
-    begun, asked, given = threading.Event(), threading.Event(), threading.Event()
-    worded: list[int] = []
+def test_stuck_reader_holds_nobody_up_who_logs_anything(restored_logging: None) -> None:
+    reader, descriptor = os.pipe()
+    with open(descriptor, "w", encoding="ascii", closefd=False) as stream:
+        configure_logging("info", stream, by_thread=True)
+    for number in range(2000):
+        structlog.get_logger("test").warning("warned", note=100 * "x")
+        log_request({"number": number})
+    lines = list(map(json.loads, read_all(reader, descriptor, request_lines()).splitlines()))
+    assert [line["event"] for line in lines] == 2000 * ["warned", "request"]
+    assert [line["number"] for line in lines[1::2]] == list(range(2000))
 
-    def word(number: int) -> str:
-        begun.set()
-        asked.wait(10)
-        if not given.is_set():
-            time.sleep(0.0002)
-        worded.append(number)
-        return str(number)
 
-    writer = LineWriter(handler, word=word)
-    for number in range(MAX_WAITING // 2):
-        writer.write(number)
-    begun.wait(10)
-    asked.set()
-    handler.acquire()
-    before = len(worded)
-    given.set()
-    handler.release()
-    assert before < MAX_WAITING // 2
+def test_process_writes_all_before_it_ends_and_ends_where_nobody_reads() -> None:
+    program = """if True:
+        import structlog
+        from zenzefi.infra.logging import configure_logging, log_request
+        configure_logging("info", by_thread=True)
+        for number in range(2000):
+            structlog.get_logger("test").error("failed", number=number, note=100 * "x")
+            log_request({"number": number})
+    """
+    command = [sys.executable, "-c", program]
+    read = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, check=True, timeout=60)
+    numbers = [json.loads(line)["number"] for line in read.stderr.splitlines()]
+    assert numbers == [number for number in range(2000) for _ in range(2)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as unread:
+        assert unread.wait(60) == 0
 
 
 def write_lines(descriptor: int, count: int) -> None:
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        writer = LineWriter(logging.StreamHandler(stream), word=_LINE.format)
-        for number in range(count):
-            writer.write(number)
-        writer.flush()
-
-
-def write_lines_at_once(descriptor: int, count: int) -> None:
-    """The same, with all lines there before the first is written, however slow this machine is."""
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        handler: logging.StreamHandler[TextIO] = logging.StreamHandler(stream)
-        assert handler.lock is not None
-        with handler.lock:  # keeps the writer's own thread from it
-            writer = LineWriter(handler, word=_LINE.format)
-            for number in range(count):
-                writer.write(number)
-            writer.flush()
+    writer = LineWriter(descriptor, word=_LINE.format)
+    for number in range(count):
+        writer.write(number)
+    writer.close(timeout_s=60)
+    os.close(descriptor)
 
 
 _LINE = "{:05} " + 500 * "x"
@@ -204,12 +219,26 @@ _LINE = "{:05} " + 500 * "x"
 
 def test_each_write_to_a_pipe_is_of_whole_lines_and_not_torn_by_other_processes() -> None:
     # In its packet mode a read of the pipe gives what one write put there, or PIPE_BUF bytes of it.
-    reader, writer = os.pipe2(os.O_DIRECT)
-    write_lines_at_once(writer, 100)
+    reader, descriptor = os.pipe2(os.O_DIRECT)
+    is_first_worded, are_all_there = threading.Event(), threading.Event()
+
+    def word(number: int) -> str:
+        is_first_worded.set()
+        are_all_there.wait(60)
+        return _LINE.format(number)
+
+    writer = LineWriter(descriptor, word=word)
+    writer.write(0)
+    is_first_worded.wait(60)
+    for number in range(1, 100):  # all at once, however slow this machine is
+        writer.write(number)
+    are_all_there.set()
+    writer.close(timeout_s=60)
+    os.close(descriptor)
     packets = list(iter(lambda: os.read(reader, 2 * select.PIPE_BUF), b""))
     os.close(reader)
     assert all(packet.endswith(b"\n") for packet in packets)
-    assert len(packets) == math.ceil(100 / (select.PIPE_BUF // 507))
+    assert len(packets) == 1 + math.ceil(99 / (select.PIPE_BUF // 507))
     assert b"".join(packets).decode().split("\n") == [*map(_LINE.format, range(100)), ""]
 
 
@@ -226,19 +255,18 @@ def test_several_writers_of_one_file_leave_each_others_lines_whole(tmp_path: Pat
 
 
 def test_line_that_cannot_be_worded_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    stream = io.StringIO()
-    writer: LineWriter[Callable[[], str]] = LineWriter(logging.StreamHandler(stream), word=lambda entry: entry())
+    reader, descriptor = os.pipe()
+    writer: LineWriter[Callable[[], str]] = LineWriter(descriptor, word=lambda entry: entry())
     for entry in (lambda: "one", lambda: str(1 / 0), lambda: "two"):
         writer.write(entry)
-    writer.flush()
-    assert stream.getvalue() == "one\ntwo\n"
+    assert read_all(reader, descriptor, writer) == "one\ntwo\n"
     assert "log_line_not_worded" in caplog.text
 
 
-def test_line_appears_by_itself_in_time(stream: io.StringIO) -> None:
+def test_line_appears_by_itself_in_time(written: Path) -> None:
     log_request({"request_id": "a1"})
     deadline = time.monotonic() + 30
-    while not stream.getvalue():
+    while not written.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    assert json.loads(stream.getvalue())["request_id"] == "a1"
+    assert json.loads(written.read_text())["request_id"] == "a1"

@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace, report: FileIO) -> None:
     from zenzefi.settings import Settings
 
     settings = Settings.from_env()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, by_thread=True)
     REGISTRY.share(options.metrics_fd)
     _raise_descriptor_limit()
     module, _, function = options.service.partition(":")
