@@ -16,10 +16,13 @@ _STOP_S = 10  # for requests that are on their way when the time is over
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """All requests together. Times in milliseconds; `busy` is the share of one core that Locust itself took."""
+    """All requests together. Times in milliseconds; `busy` is the share of one core that Locust itself took.
+
+    `failed` has those that failed, by the name of the request.
+    """
 
     requests: int
-    failures: int
+    failed: Mapping[str, int]
     per_second: float
     p50_ms: float
     p95_ms: float
@@ -27,9 +30,19 @@ class Counted:
     busy: float
 
     @property
+    def failures(self) -> int:
+        """How many failed."""
+        return sum(self.failed.values())
+
+    @property
     def error_percent(self) -> float:
         """How many of a hundred failed."""
         return 100 * self.failures / self.requests
+
+    def tell_failures(self) -> str:
+        """Of how many requests which failed how often, for a person."""
+        told = ", ".join(f"{name} {count:,} times" for name, count in sorted(self.failed.items()))
+        return f"of {self.requests:,} requests" + (f" failed: {told}" if told else "")
 
 
 def locust_command(*, is_steady: bool, report: Path | None = None, counted: Path | None = None) -> list[str]:
@@ -84,11 +97,14 @@ def _children_cpu_s() -> float:
 
 def _count(entries: list[dict[str, object]], *, cpu_s: float) -> Counted:
     times: dict[float, int] = {}
-    requests = failures = 0
+    requests = 0
+    failed: dict[str, int] = {}
     begun, ended = float("inf"), 0.0
     for entry in entries:
         requests += int(str(entry["num_requests"]))
-        failures += int(str(entry["num_failures"]))
+        if failures := int(str(entry["num_failures"])):
+            name = str(entry["name"])
+            failed[name] = failed.get(name, 0) + failures
         begun = min(begun, float(str(entry["start_time"])))
         ended = max(ended, float(str(entry["last_request_timestamp"] or 0)))
         histogram = entry["response_times"]
@@ -99,7 +115,7 @@ def _count(entries: list[dict[str, object]], *, cpu_s: float) -> Counted:
     p50_ms, p95_ms, p99_ms = (_quantile(times, share) for share in (0.5, 0.95, 0.99))
     return Counted(
         requests=requests,
-        failures=failures,
+        failed=failed,
         per_second=requests / took_s,
         p50_ms=p50_ms,
         p95_ms=p95_ms,

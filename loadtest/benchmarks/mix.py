@@ -57,7 +57,7 @@ def _sustained(counted: Counted, method: str) -> list[Figure]:
             name="its errors",
             value=counted.error_percent,
             unit="%",
-            method=f"of {counted.requests:,} requests; {method}",
+            method=f"{counted.tell_failures()}; {method}",
         ),
     ]
 

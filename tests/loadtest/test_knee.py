@@ -14,6 +14,8 @@ from loadtest.locusts import Counted, run_locust
 from loadtest.people import Person, dump_people
 from loadtest.servers import Servers
 
+NOBODY = Person(user_id="", email="", password="", jwt="", token="", device="")
+
 
 @pytest.fixture
 def locusts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Locusts]:
@@ -23,7 +25,7 @@ def locusts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Locusts
         assert directory == tmp_path
         return Counted(
             requests=users * PER_USER * seconds,
-            failures=0,
+            failed={},
             per_second=users * PER_USER,
             p50_ms=5,
             p95_ms=20 if users <= 60 else 300,
@@ -49,10 +51,20 @@ async def test_what_bears_nobody_has_no_knee(locusts: Locusts) -> None:
     assert (found.users, found.per_second, len(found.steps)) == (0, 0.0, 2)
 
 
+async def test_what_failed_is_told_by_its_name(tmp_path: Path) -> None:
+    people = tmp_path / "people.jsonl"
+    people.write_text(dump_people([NOBODY]))
+    variables = {"LOADTEST_URL": "http://127.0.0.1:1", "LOADTEST_PEOPLE_FILE": str(people)}
+    counted = await run_locust(variables, directory=tmp_path, users=1, seconds=2)
+    assert counted.requests == counted.failures > 0
+    told = counted.tell_failures()
+    assert told.startswith(f"of {counted.requests} requests failed: ")
+    assert all(f"{name} {count} times" in told for name, count in counted.failed.items())
+
+
 async def test_locust_is_ended_when_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
     people = tmp_path / "people.jsonl"
-    nobody = Person(user_id="", email="", password="", jwt="", token="", device="")
-    people.write_text(dump_people([nobody]))
+    people.write_text(dump_people([NOBODY]))
     variables = {"LOADTEST_URL": "http://127.0.0.1:1", "LOADTEST_PEOPLE_FILE": str(people)}
     loading = asyncio.create_task(run_locust(variables, directory=tmp_path, users=1, seconds=60))
     for _ in range(1500):
