@@ -128,16 +128,22 @@ async def test_whoever_finds_all_in_use_is_told_so_in_time(pooled: Database, mon
     assert await backend(pooled)
 
 
-async def test_who_was_promised_a_place_that_another_one_took_gets_what_came_back_meanwhile(settings: Settings) -> None:
-    pool = await asyncpg.create_pool(
+async def open_pool(settings: Settings, *, max_size: int, max_queries: int = 50_000) -> "asyncpg.Pool[asyncpg.Record]":
+    """A pool for a lender of its own."""
+    return await asyncpg.create_pool(
         host=settings.postgres_server,
         port=settings.postgres_port,
         user=settings.postgres_user,
         password=settings.postgres_password,
         database=settings.postgres_db,
         min_size=1,
-        max_size=2,
+        max_size=max_size,
+        max_queries=max_queries,
     )
+
+
+async def test_who_was_promised_a_place_that_another_one_took_gets_what_came_back_meanwhile(settings: Settings) -> None:
+    pool = await open_pool(settings, max_size=2)
     lender = lending.Lender(pool)
     broken, sound = await lender.lend(), await lender.lend()
     waiting = asyncio.create_task(lender.lend())
@@ -160,16 +166,7 @@ async def test_connections_at_hand_go_back_to_the_pool_after_a_while(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lending, "KEEP_S", 0.05)
-    pool = await asyncpg.create_pool(
-        host=settings.postgres_server,
-        port=settings.postgres_port,
-        user=settings.postgres_user,
-        password=settings.postgres_password,
-        database=settings.postgres_db,
-        min_size=1,
-        max_size=1,
-        max_queries=2,  # then the pool closes it
-    )
+    pool = await open_pool(settings, max_size=1, max_queries=2)  # after which it closes the connection
     lender = lending.Lender(pool)
     first = await lender.lend()
     pid = await first.fetchval("SELECT pg_backend_pid()")
