@@ -24,7 +24,7 @@ async def test_figures_of_the_process_are_those_of_the_kernel(ctx: Context) -> N
     begun_s = time.time()
     async with asyncio.timeout(30):
         # What is shown may be what another test has left behind.
-        while total(samples := shown(), "zenzefi_process_sampled_timestamp_seconds") < begun_s:  # noqa: ASYNC110
+        while total(samples := shown(), "zenzefi_process_sampled_timestamp_seconds") < begun_s:  # noqa: ASYNC110  it is silent
             await asyncio.sleep(0.05)
     assert abs(total(samples, "process_open_fds") - sum(1 for _ in Path("/proc/self/fd").iterdir())) < 20
     assert 10e6 < total(samples, "process_resident_memory_bytes") < 4e9
