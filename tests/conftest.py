@@ -7,9 +7,11 @@ from contextlib import AbstractAsyncContextManager
 from uuid import uuid4
 
 import aiohttp
+import hypothesis
 import pytest
 import structlog
 
+from tests.support.examples import unhurried
 from tests.support.people import Person, register
 from tests.support.s3_faults import FaultyS3
 from tests.support.servers import SECRET_KEY, Cluster, ClusterKeeper, valkey
@@ -22,6 +24,10 @@ from zenzefi.settings import Settings
 BUCKET = "zenzefi-tests"
 
 _KEEPER = pytest.StashKey[ClusterKeeper]()
+
+# Of every test of hypothesis, whatever settings of its own it has.
+hypothesis.settings.register_profile("unhurried", parent=unhurried)
+hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -109,7 +109,10 @@ async def stored(backup_ctx: Context, repository: Repository, monkeypatch: pytes
     return stored
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(layer=st.sampled_from(Layer), damage=DAMAGES, choice=st.floats(0.0, 1.0), around=st.integers(-1, 6))
 async def test_damage_at_any_boundary_fails_a_backup(
     stored: Stored, layer: Layer, damage: Damage, choice: float, around: int
