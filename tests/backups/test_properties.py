@@ -95,7 +95,7 @@ async def test_what_the_server_does_not_know_is_told(
     grant = Grant(role="nobody_of_here", privilege="CONNECT", is_grantable=False)
     with capture_logs() as logs:
         restored = await restore_as_if(grants=(grant,))
-    (line,) = (line for line in logs if line["log_level"] == "warning")
+    (line,) = (line for line in logs if line["event"] == "backup_database_property_not_restored")
     assert "nobody_of_here" in line["error"]
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="CONNECT"):
         await asyncpg.connect(

@@ -152,7 +152,7 @@ async def test_a_backup_of_the_future_freezes_everything_but_unfinished_uploads(
     with capture_logs() as logged:
         summary = await prune_backups(backup_ctx)
     assert "0 deleted, 11 kept, 0 refused, frozen: the backup " in summary
-    (logged_problem,) = (line["problem"] for line in logged if line["log_level"] == "error")
+    (logged_problem,) = (line["problem"] for line in logged if line["event"] == "backup_pruning_problem")
     assert "nothing was pruned" in logged_problem
 
 
