@@ -18,12 +18,21 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.devstack.processes import ROOT, descendants, kill_and_expect_nothing_left, still_there, wait_until
+from tests.devstack.processes import (
+    ROOT,
+    descendants,
+    expect_nothing_left,
+    kill_and_expect_nothing_left,
+    still_there,
+    wait_until,
+)
 from zenzefi.devstack.ports import LOOPBACK, find_free_port
 
 DEV_UP = (sys.executable, "-m", "zenzefi", "dev", "up")
 READY_WITHIN_S = 60.0  # 5 s on an idle machine; the other tests run beside this one
-STOPPED_WITHIN_S = 5.0
+# Its three steps are bounded, to 5 s in all; what is begun in each takes the longer the busier the machine is. What is
+# not bounded takes half a minute (a drain) or minutes (the stream).
+STOPPED_WITHIN_S = 10.0
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -174,13 +183,13 @@ def test_it_runs_and_stops_as_the_readme_says(home: Path, tmp_path: Path) -> Non
         assert "\x1b" not in stack.output, "a pipe gets plain text"
 
         with run_stack(env, tmp_path / "second") as second:
-            assert second.process.wait(20) == 1
+            assert second.process.wait(60) == 1
             assert "Another stack runs in" in second.output
 
         below = descendants(stack.process.pid)
         with open_event_stream(stack):
             assert stack.stop(signal.SIGTERM) == 0
-        assert not still_there(below)
+        expect_nothing_left(below)
         first_output = stack.output
 
     with run_stack(env, tmp_path / "third") as stack:
@@ -190,7 +199,7 @@ def test_it_runs_and_stops_as_the_readme_says(home: Path, tmp_path: Path) -> Non
         assert stack.curl().status == 200
         below = descendants(stack.process.pid)
         assert stack.stop(signal.SIGINT) == 0
-        assert not still_there(below)
+        expect_nothing_left(below)
 
 
 def test_the_admins_login_is_the_printed_one(home: Path, tmp_path: Path) -> None:
@@ -208,9 +217,9 @@ def test_the_admins_login_is_the_printed_one(home: Path, tmp_path: Path) -> None
         below = descendants(stack.process.pid)
         victim = next(process for process in below if "valkey-server" in process.name())
         victim.kill()
-        assert stack.ended(within_s=STOPPED_WITHIN_S + 1) == 1
+        assert stack.ended(within_s=STOPPED_WITHIN_S) == 1
         assert "Valkey was ended by SIGKILL. The end of" in stack.output
-        assert not still_there(below)
+        expect_nothing_left(below)
 
 
 def test_a_demo_token_that_is_refused_is_replaced(home: Path, tmp_path: Path) -> None:
@@ -232,7 +241,7 @@ def test_a_demo_token_that_is_refused_is_replaced(home: Path, tmp_path: Path) ->
         for child in psutil.Process(stack.process.pid).children():
             child.suspend()
         assert stack.stop(signal.SIGHUP, within_s=2 * STOPPED_WITHIN_S) == 0
-        wait_until(lambda: not still_there(below), timeout_s=1.0, what="what PostgreSQL left behind notices")
+        expect_nothing_left(below)  # what PostgreSQL left behind notices
 
 
 @pytest.mark.parametrize(
@@ -264,7 +273,7 @@ def test_a_signal_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
         wait_until(postgres_log.exists, timeout_s=30, what="PostgreSQL is being started")
         below = descendants(stack.process.pid)
         assert stack.stop(signal.SIGTERM) == 0
-        assert not still_there(below)
+        expect_nothing_left(below)
 
 
 @pytest.mark.parametrize("name", ["PORT", "INTERNAL_PORT"])
@@ -273,7 +282,7 @@ def test_a_port_in_use_names_the_variable_that_changes_it(tmp_path: Path, name: 
         port = listener.getsockname()[1]
         env = environment(tmp_path / "home", **{name: str(port)})
         with run_stack(env, tmp_path / "output") as stack:
-            assert stack.process.wait(20) == 1
+            assert stack.process.wait(60) == 1
             assert f"Port {port} of {LOOPBACK} is in use" in stack.output
             assert f"make run {name}=" in stack.output
 
@@ -283,6 +292,6 @@ def test_a_broken_state_folder_names_the_fix(tmp_path: Path) -> None:
     home.mkdir(mode=0o700)
     (home / "state.json").write_text("{")
     with run_stack(environment(home), tmp_path / "output") as stack:
-        assert stack.process.wait(20) == 1
+        assert stack.process.wait(60) == 1
         assert f"remove the folder {home} to begin anew" in stack.output
         assert "Traceback" not in stack.output
