@@ -33,7 +33,7 @@ async def test_the_run_waits_for_another_to_end_and_is_done(
     with capture_logs() as logs:
 
         async def is_logged(event: str) -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while event not in [line["event"] for line in logs]:  # noqa: ASYNC110  a list tells nobody
                     await asyncio.sleep(0.02)
 

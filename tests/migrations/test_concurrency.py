@@ -31,7 +31,7 @@ def test_eight_processes_at_once_apply_each_migration_once(blank: Settings, blan
         )
         for _ in range(8)
     ]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, outputs
     applied = [line for output in outputs for line in output.splitlines() if line.startswith("applied ")]
     assert sorted(applied) == [f"applied {migration_id}" for migration_id in expected_ids()]
@@ -49,7 +49,7 @@ def test_a_killed_run_is_completed_by_the_next(
         _wait_for_query(superuser, "%pg_sleep(60)%")
         process.send_signal(signal.SIGKILL)
     own.write("0002.second", "CREATE TABLE second (id integer);")
-    assert migrate_up(blank, directory=own.directory, lock_wait_s=15) == ["0002.second"]
+    assert migrate_up(blank, directory=own.directory, lock_wait_s=40) == ["0002.second"]
     check(blank, directory=own.directory)
 
 
@@ -74,7 +74,7 @@ def test_a_run_that_takes_too_long_is_named(
                 migrate_up(blank, directory=own.directory, lock_wait_s=0.3)
         superuser.execute("SELECT pg_terminate_backend(%s)", [pid])
         with pytest.raises(MigrationError, match=r"0001\.first.*run this again"):
-            running.result(timeout=10)
+            running.result(timeout=60)
 
 
 def test_an_index_is_built_concurrently_while_others_wait_for_their_turn(
@@ -96,7 +96,7 @@ def test_an_index_is_built_concurrently_while_others_wait_for_their_turn(
             runs = [pool.submit(migrate_up, blank, directory=own.directory) for _ in range(4)]
             time.sleep(1)
             assert [run.exception() for run in runs if run.done()] == []
-        assert sorted(run.result(timeout=30) for run in runs) == [[], [], [], ["0002.second"]]
+        assert sorted(run.result(timeout=60) for run in runs) == [[], [], [], ["0002.second"]]
     valid = superuser.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'first_id_idx'::regclass").fetchone()
     assert valid == (True,)
 
@@ -107,7 +107,7 @@ def _wait_for_query(connection: Connection, pattern: str) -> int:
         "SELECT pid FROM pg_stat_activity "
         "WHERE datname = current_database() AND state = 'active' AND query LIKE %s AND pid <> pg_backend_pid()"
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         row = connection.execute(query, [pattern]).fetchone()
         if row is not None:

@@ -55,7 +55,7 @@ async def ban(ctx: Context, user_id: str) -> None:
 
 async def wait_until_blocked(ctx: Context, task: "asyncio.Task[Any]") -> None:
     """Wait until the task waits for a lock of the database; it fails when the task ends instead."""
-    async with asyncio.timeout(10), ctx.connection() as conn:
+    async with asyncio.timeout(30), ctx.connection() as conn:
         while not await conn.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         ):

@@ -41,7 +41,7 @@ class Collector:
     def env(self) -> dict[str, str]:
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
 
-    async def wait_for(self, *wanted: Callable[[Received], bool], timeout_s: float = 20) -> list[Received]:
+    async def wait_for(self, *wanted: Callable[[Received], bool], timeout_s: float = 60) -> list[Received]:
         """The first span that each of these asks for."""
 
         def find() -> list[Received]:

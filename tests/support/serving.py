@@ -16,8 +16,9 @@ import aiohttp
 from zenzefi.devstack.ports import find_free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = 60.0
+ENDED_TIMEOUT_S = 60.0  # of a test that is about its end
+STOP_TIMEOUT_S = 10.0  # of one that is not
 # What a process does without an answer of Redis is shown where Redis is taken away. Everywhere else a machine that is
 # too busy for Redis to answer within the default deadline must not pass for that.
 PATIENT = {"REDIS_DEADLINE": "10"}
@@ -40,7 +41,7 @@ class Served:
     async def stop(self) -> str:
         """End it, and give all that it has logged: the lines of requests are written a moment after them."""
         self.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(self.process.wait, STOP_TIMEOUT_S)
+        await asyncio.to_thread(self.process.wait, ENDED_TIMEOUT_S)
         return self.log
 
 
