@@ -46,6 +46,12 @@ def from_address(address: str) -> dict[str, str]:
     return {"X-Forwarded-For": address}
 
 
+def from_new_network() -> dict[str, str]:
+    """As from a network of IPv6 that no test has come from; of 65,536 two would be the same now and then."""
+    digits = uuid4().hex
+    return from_address(f"2001:db8:{digits[:4]}:{digits[4:8]}::1")
+
+
 async def log_in(client: aiohttp.ClientSession, email: str, password: str, address: str) -> tuple[int, Any, Any]:
     body = {"email": email, "password": password}
     async with client.post(LOGIN, json=body, headers=from_address(address)) as response:
@@ -89,7 +95,7 @@ async def test_guessing_from_many_addresses_is_slowed_per_account(limited: aioht
 
 
 async def test_api_is_limited_by_user_and_a_retry_after_retry_after_succeeds(limited: aiohttp.ClientSession) -> None:
-    limited.headers.update(from_address(f"2001:db8:{uuid4().hex[:4]}::1"))
+    limited.headers.update(from_new_network())
     person, other = await register(limited), await register(limited)
     free_at = time.monotonic() + WINDOW_S + LEASE_S  # the first one is charged after this moment
     answers = await asyncio.gather(*(person.request("GET", "/api/v1/currency/balance") for _ in range(30)))
@@ -123,7 +129,7 @@ async def test_superuser_is_limited_like_everybody_unless_set_otherwise(
 
 
 async def test_refresh_is_charged_to_its_user(limited: aiohttp.ClientSession) -> None:
-    limited.headers.update(from_address(f"2001:db8:{uuid4().hex[:4]}::1"))
+    limited.headers.update(from_new_network())
     person = await register(limited)
     for _ in range(10):
         assert (await person.request("GET", "/api/v1/currency/balance"))[0] == 200
