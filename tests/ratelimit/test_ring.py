@@ -11,12 +11,23 @@ from zenzefi.ratelimit.ring import RING_LUA, Charge, ChargeRequest
 
 # The clock is an argument here, so that time can step as the example wants it.
 CHARGE = Script(RING_LUA + "return ring_charge(KEYS[1], ARGV, 1, tonumber(ARGV[10]))")
+# A ring lives for a second beyond its window, by the server's clock, and that is how long this machine may stand still.
+CHARGE_FOR_EVER = Script(
+    RING_LUA
+    + """
+local reply = ring_charge(KEYS[1], ARGV, 1, tonumber(ARGV[10]))
+redis.call('PERSIST', KEYS[1])
+return reply
+"""
+)
 START = 1_000_000_000
 
 
-def ask(client: "redis_py.Redis", request: ChargeRequest, now: int) -> Charge:
+def ask(
+    client: "redis_py.Redis", request: ChargeRequest, now: int, *, script: Script = CHARGE_FOR_EVER
+) -> Charge:
     """Charge at a time in µs."""
-    reply = client.eval(CHARGE.text, 1, "ring", *cast("tuple[str, ...]", (*request.arguments(), now)))
+    reply = client.eval(script.text, 1, "ring", *cast("tuple[str, ...]", (*request.arguments(), now)))
     return Charge.parse(reply)
 
 
@@ -138,7 +149,8 @@ def test_debt_is_charged_first_and_history_only_to_another_ring(ring_client: "re
 
 def test_rejected_request_writes_nothing_and_a_ring_lives_as_long_as_its_window(ring_client: "redis_py.Redis") -> None:
     def charge(now: int, limit: int = 3) -> int:
-        return ask(ring_client, ChargeRequest(limit=limit, window_us=10_000_000, want=3, least=3), now).admitted
+        request = ChargeRequest(limit=limit, window_us=10_000_000, want=3, least=3)
+        return ask(ring_client, request, now, script=CHARGE).admitted
 
     ring_client.delete("ring")
     assert charge(START) == 3
