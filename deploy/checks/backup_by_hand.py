@@ -26,7 +26,7 @@ from zenzefi.backups.proof import differences, take_proof
 from zenzefi.backups.repository import open_repository
 from zenzefi.devstack.binaries import find_postgres
 from zenzefi.devstack.plan import Plan
-from zenzefi.devstack.ports import LOOPBACK, find_free_port
+from zenzefi.devstack.ports import LOOPBACK, find_free_port, find_free_ports
 from zenzefi.devstack.postgres import EmbeddedPostgres
 from zenzefi.infra.storage import Storage
 from zenzefi.settings import Settings
@@ -117,8 +117,12 @@ async def _run_new_server(servers: Servers) -> EmbeddedPostgres:
 
 
 def _product_environment() -> dict[str, str]:
-    ports = {name: str(find_free_port()) for name in ("PORT", "INTERNAL_PORT", "WORKER_METRICS_PORT")}
-    return ports | {"PROCESSES": "1", "PAYMENT_RETURN_HOSTS": LOOPBACK, "REDIS_DEADLINE": "2"}
+    ports = {"PORT": find_free_port(), "INTERNAL_PORT": find_free_port(), "WORKER_METRICS_PORT": find_free_ports(2)}
+    return {name: str(port) for name, port in ports.items()} | {
+        "PROCESSES": "1",
+        "PAYMENT_RETURN_HOSTS": LOOPBACK,
+        "REDIS_DEADLINE": "2",
+    }
 
 
 def _make_tools(folder: Path, age: Path) -> Path:

@@ -25,7 +25,7 @@ from deploy.checks.files import DEPLOY
 from deploy.checks.servers import Servers
 from zenzefi.devstack.demo import DemoClient, DemoFailed
 from zenzefi.devstack.plan import Plan
-from zenzefi.devstack.ports import LOOPBACK, find_free_port
+from zenzefi.devstack.ports import LOOPBACK, find_free_port, find_free_ports
 from zenzefi.devstack.process import ChildProcess
 
 NGINX: Final = DEPLOY / "nginx"
@@ -178,7 +178,7 @@ def run_instances(
         {
             "PORT": str(find_free_port()),
             "INTERNAL_PORT": str(find_free_port()),
-            "WORKER_METRICS_PORT": str(find_free_port()),
+            "WORKER_METRICS_PORT": str(find_free_ports(2)),
             "PROCESSES": "1",
             "REDIS_DEADLINE": "2",  # a machine that is busy with other checks must not pass for a Redis that is away
             "PAYMENT_RETURN_HOSTS": _RETURN_URL_HOST,

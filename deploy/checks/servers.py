@@ -21,12 +21,12 @@ from zenzefi.devstack.binaries import find_postgres
 from zenzefi.devstack.errors import DevStackError
 from zenzefi.devstack.home import Home
 from zenzefi.devstack.plan import Plan, make_plan
-from zenzefi.devstack.ports import LOOPBACK, find_free_port
+from zenzefi.devstack.ports import LOOPBACK, find_free_port, find_free_ports
 from zenzefi.devstack.process import ChildProcess, Command
 from zenzefi.devstack.stack import DevStack
 from zenzefi.settings import Settings
 
-_READY_TIMEOUT_S: Final = 30.0
+_READY_TIMEOUT_S: Final = 90.0
 _ANSWER_TIMEOUT_S: Final = 2.0
 
 
@@ -98,7 +98,7 @@ def product_environment(*, upstream_url: str, smtp_port: int) -> dict[str, str]:
     return {
         "PORT": str(find_free_port()),
         "INTERNAL_PORT": str(find_free_port()),
-        "WORKER_METRICS_PORT": str(find_free_port()),
+        "WORKER_METRICS_PORT": str(find_free_ports(2)),  # the second worker takes the next one
         "PROCESSES": "2",
         "UPSTREAM": upstream_url,
         "HEALTH_CHECK_INTERVAL": "1",

@@ -22,7 +22,7 @@ from tests.devstack.processes import ROOT, kill_and_expect_nothing_left, wait_un
 from zenzefi.devstack import ports
 from zenzefi.devstack.binaries import _copy_once, _in_package, find_postgres
 from zenzefi.devstack.errors import BinaryMissing, PortTaken, ServerDied, StateBroken
-from zenzefi.devstack.ports import LOOPBACK, find_free_port, recall_ports
+from zenzefi.devstack.ports import LOOPBACK, find_free_port, find_free_ports, recall_ports
 from zenzefi.devstack.postgres import EmbeddedPostgres
 from zenzefi.devstack.seaweedfs import EmbeddedSeaweedFS
 from zenzefi.devstack.valkey import EmbeddedValkey
@@ -244,6 +244,16 @@ def test_a_port_that_was_just_given_out_is_given_to_nobody_else(
     assert subprocess.run(other, cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
     (tmp_path / "ports.json").write_text(json.dumps({"a": given}))
     assert recall_ports(tmp_path / "ports.json", ("a",)) == {"a": given}
+
+
+def test_ports_in_a_row_are_given_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = find_free_port()
+    draws = count(taken - 1 - ports._LEAST_PORT)  # the one before it first, whose neighbour it is
+    monkeypatch.setattr("zenzefi.devstack.ports.secrets.randbelow", lambda below: next(draws) % below)
+    first = find_free_ports(2)
+    assert first > taken or first < taken - 1
+    draws = count(first - ports._LEAST_PORT)
+    assert find_free_port() not in (first, first + 1)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": "b"}', '{"a": 0}'])

@@ -37,6 +37,17 @@ def find_free_port() -> int:
             return port
 
 
+def find_free_ports(count: int) -> int:
+    """The first of so many ports in a row, for servers that count on from one: each is as from find_free_port()."""
+    while True:
+        first = find_free_port()
+        others = range(first + 1, first + count)
+        if others.stop <= _LEAST_PORT + _PORTS_BELOW_EPHEMERAL and all(
+            port not in _reservations and is_port_free(port) and _reserve(port) for port in others
+        ):
+            return first
+
+
 def require_free_port(port: int, *, server: str, fix: str, host: str = LOOPBACK) -> None:
     """Raise PortTaken when nobody can listen there now: the server would only say so in its log."""
     obstacle = _try_port(host, port)
