@@ -38,8 +38,9 @@ from zenzefi.settings import Settings
 
 _WAYS: Final = ("mails", "slack", "telegram")
 _QUIET_S: Final = 10.0  # for so long nothing may fire
-_ALERT_TIMEOUT_S: Final = 60.0
-_DATA_TIMEOUT_S: Final = 60.0
+_SETTLED_TIMEOUT_S: Final = 120.0
+_ALERT_TIMEOUT_S: Final = 180.0
+_DATA_TIMEOUT_S: Final = 180.0
 
 
 def check_monitoring() -> None:
@@ -125,12 +126,20 @@ def _check_exposition(settings: Settings) -> None:
 
 
 async def _stay_quiet(prometheus: Prometheus) -> None:
-    """Everything is well: only the watchdog may fire."""
+    """Everything is well: only the watchdog may fire.
+
+    On a machine that stands still for a second a scrape fails once, and the first requests are slow: that may take a
+    while to pass, and what does not pass is told.
+    """
     async with aiohttp.ClientSession() as client:
-        down = await prometheus.query(client, "up == 0")
-        require((str(one["metric"]) for one in down), what="Prometheus cannot scrape")
         loop = asyncio.get_running_loop()
-        quiet_until = loop.time() + _QUIET_S
-        while loop.time() < quiet_until:
-            require(sorted(await prometheus.firing(client) - {"Watchdog"}), what="These alerts fire though all is well")
+        deadline, quiet_since = loop.time() + _SETTLED_TIMEOUT_S, loop.time()
+        while loop.time() < quiet_since + _QUIET_S:
+            down = [str(one["metric"]) for one in await prometheus.query(client, "up == 0")]
+            firing = sorted(await prometheus.firing(client) - {"Watchdog"})
+            if down or firing:
+                quiet_since = loop.time()
+            if loop.time() > deadline:
+                require(down, what="Prometheus cannot scrape")
+                require(firing, what="These alerts fire though all is well")
             await asyncio.sleep(1.0)
