@@ -24,8 +24,10 @@ from zenzefi.devstack.plan import Plan, make_plan
 from zenzefi.devstack.ports import LOOPBACK
 from zenzefi.devstack.provision import provision_database
 
-_HASTE: Final = {"ROLLOUT_HEALTHY_WITHIN_S": "60", "ROLLOUT_SETTLE_S": "0.5", "ROLLOUT_POLL_S": "0.1"}
-_START_TIMEOUT_S: Final = 30.0
+_HASTE: Final = {"ROLLOUT_HEALTHY_WITHIN_S": "180", "ROLLOUT_SETTLE_S": "0.5", "ROLLOUT_POLL_S": "0.1"}
+_START_TIMEOUT_S: Final = 60.0
+# What Python renames as soon as it has written it: the release that is copied runs.
+_HALF_WRITTEN: Final = shutil.ignore_patterns("*.pyc.*")
 _SETTINGS: Final = {
     "PROCESSES": "1",
     "RATE_LIMIT_AUTH": "off",
@@ -114,7 +116,7 @@ class Server:
         """Push images of a changed product, and copy the release's files, as deploy.yml does."""
         source = self._servers.folder / "sources" / name
         for part in ("zenzefi", "workers", "migrations"):
-            shutil.copytree((ROOT if after is None else after.source) / part, source / part)
+            shutil.copytree((ROOT if after is None else after.source) / part, source / part, ignore=_HALF_WRITTEN)
         change(source)
         folder = self.root / "releases" / name
         (folder / "deploy").mkdir(parents=True)
