@@ -21,7 +21,7 @@ from deploy.checks.running import run
 from deploy.checks.servers import Servers
 from zenzefi.devstack.process import ChildProcess
 
-_HEALTH_TIMEOUT_S: Final = 60.0
+_HEALTH_TIMEOUT_S: Final = 120.0
 _POLL_S: Final = 0.2
 _UNITS: Final = {"k": 1024, "m": 1024**2, "g": 1024**3}
 

@@ -136,6 +136,7 @@ def _apt(arguments: Sequence[str], apt: Path, options: Sequence[str] = ()) -> st
         "Debug::NoLocking=1",  # the system's lock is root's, and nothing of the system is written
         "APT::Sandbox::User=",  # root would else become _apt, who may not write here
         "APT::Update::Error-Mode=any",
+        "Acquire::Retries=5",
         *options,
     ]
     command = ["apt-get", "--quiet=2", *(part for setting in settings for part in ("-o", setting)), *arguments]

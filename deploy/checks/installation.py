@@ -40,7 +40,7 @@ _UPSTREAM: Final = (
     f"web.run_app(create_upstream(), host='{OUTSIDE}', port={_UPSTREAM_PORT})"
 )
 _EMAIL: Final = "ada@example.com"
-_STREAM_TIMEOUT_S: Final = 30.0
+_STREAM_TIMEOUT_S: Final = 60.0
 
 
 class Installation:

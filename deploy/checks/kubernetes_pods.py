@@ -34,7 +34,7 @@ from zenzefi.devstack.process import ChildProcess, Command
 
 _START_TIMEOUT_S: Final = 60.0
 _JOB_TIMEOUT_S: Final = 60.0
-_LEAVE_TIMEOUT_S: Final = 20.0  # idle pods have nothing to drain
+_LEAVE_TIMEOUT_S: Final = 60.0  # idle pods have nothing to drain
 _PROBE_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.02
 

@@ -35,7 +35,7 @@ _HIDDEN: Final = (
     "/metrics?a",
 )
 _MAX_API_BYTES: Final = 65_536
-_TIMEOUT_S: Final = 20.0
+_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from zenzefi.devstack.ports import LOOPBACK
 
 _MAX_GROWTH_BYTES: Final = 32 * 1024**2
 _STREAM_TIMEOUT_S: Final = 240.0  # ten seconds on an idle machine
-_FIRST_TIMEOUT_S: Final = 20.0
+_FIRST_TIMEOUT_S: Final = 60.0
 _LOOK_INTERVAL_S: Final = 0.1
 
 

@@ -23,7 +23,7 @@ _CIPHERS_1_3: Final = {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_
 # Not even OpenSSL's own restrictions may stand in the client's way.
 _ANY: Final = "ALL:COMPLEMENTOFALL:@SECLEVEL=0"
 _OLD_VERSIONS: Final = ("-tls1", "-tls1_1")
-_TIMEOUT_S: Final = 10.0
+_TIMEOUT_S: Final = 60.0
 _AT_ONCE: Final = 8
 
 

@@ -17,7 +17,7 @@ from deploy.checks.rollout_server import Instance, Release, Server
 from deploy.checks.servers import open_servers
 from deploy.checks.visitors import Visitors
 
-_SCRIPT_TIMEOUT_S: Final = 240.0
+_SCRIPT_TIMEOUT_S: Final = 480.0
 _POLL_S: Final = 0.05
 _BUSY: Final = 75
 _UNIQUE: Final = ("container_name", "ports")
