@@ -23,9 +23,7 @@ return reply
 START = 1_000_000_000
 
 
-def ask(
-    client: "redis_py.Redis", request: ChargeRequest, now: int, *, script: Script = CHARGE_FOR_EVER
-) -> Charge:
+def ask(client: "redis_py.Redis", request: ChargeRequest, now: int, *, script: Script = CHARGE_FOR_EVER) -> Charge:
     """Charge at a time in µs."""
     reply = client.eval(script.text, 1, "ring", *cast("tuple[str, ...]", (*request.arguments(), now)))
     return Charge.parse(reply)
