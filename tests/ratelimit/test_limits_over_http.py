@@ -110,8 +110,10 @@ async def test_api_is_limited_by_user_and_a_retry_after_retry_after_succeeds(lim
             break
         assert status == 429
         await asyncio.sleep(0.02)
-    await asyncio.sleep(end - time.monotonic())
-    assert (await person.request("GET", "/api/v1/currency/balance"))[0] == 200
+    if status == 429:  # else this one has had the only permit that is free for certain by then
+        await asyncio.sleep(end - time.monotonic())
+        status, _ = await person.request("GET", "/api/v1/currency/balance")
+    assert status == 200
 
 
 async def test_superuser_is_limited_like_everybody_unless_set_otherwise(

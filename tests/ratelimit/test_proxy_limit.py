@@ -60,10 +60,11 @@ async def test_limit_is_given_in_full_refused_as_promised_and_outlives_a_rotatio
             if time.monotonic() >= started + WINDOW_S + LEASE_S:
                 break
             assert answer.status == 429
-        await asyncio.sleep(end - time.monotonic())
-        async with client.get(STATUS, headers=gateway_headers(rotated["token"])) as response:
-            assert response.status == 200
-            assert response.headers["RateLimit-Policy"] == f'"proxy";q={LIMIT};w={WINDOW_S}'
+        if answer.status == 429:  # else this one has had the only permit that is free for certain by then
+            await asyncio.sleep(end - time.monotonic())
+            answer = await ask(client, rotated["token"], "/status")
+        assert answer.status == 200
+        assert answer.headers["RateLimit-Policy"] == f'"proxy";q={LIMIT};w={WINDOW_S}'
 
 
 async def test_two_processes_give_one_client_nearly_all_and_never_more(url: str) -> None:
