@@ -182,6 +182,19 @@ def count_forwarding_processes(served: Served, upstream_url: str) -> int:
     )
 
 
+async def until_all_forward(
+    served: Served, client: aiohttp.ClientSession, upstream_url: str, *, processes: int
+) -> None:
+    """Ask until every process has served something: `serve` waits for the first of them, and chance chooses."""
+    _, [token] = await buy(client)
+
+    async def all_have_forwarded() -> bool:
+        await asyncio.gather(*(ask(client, token) for _ in range(8 * processes)))
+        return count_forwarding_processes(served, upstream_url) == processes
+
+    await until(all_have_forwarded, timeout_s=30)
+
+
 async def until(holds: Callable[[], Awaitable[bool]], *, timeout_s: float, pause_s: float = 0.05) -> float:
     """Ask until the answer is yes; the seconds that took, but for those in which this machine stood still."""
     with patient_clock() as clock:
