@@ -107,7 +107,14 @@ async def one_each(upstream: RawUpstream, reader: asyncio.StreamReader, writer: 
     [("GET", 200), ("HEAD", 200), ("DELETE", 200), ("OPTIONS", 200), ("POST", 502), ("PATCH", 502)],
 )
 async def test_idempotent_requests_are_repeated_on_a_dead_connection_others_never(method: str, answers: int) -> None:
-    async with raw_upstream(one_each) as upstream, gateway(upstream.url) as proxy:
+    all_there = asyncio.Barrier(3)
+
+    async def answer(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if upstream.connections <= 3:  # or the last request might go out on the connection of the first
+            await all_there.wait()
+        await one_each(upstream, reader, writer)
+
+    async with raw_upstream(answer) as upstream, gateway(upstream.url) as proxy:
         # Three pooled connections, all dead: the second try must not take another of them.
         await asyncio.gather(*(proxy.ask(GET) for _ in range(3)))
         assert upstream.connections == 3
@@ -146,17 +153,23 @@ async def test_a_new_connection_that_dies_is_not_tried_again() -> None:
 
 
 async def test_what_an_idle_connection_says_answers_nobodys_request() -> None:
+    go_on, said = asyncio.Event(), asyncio.Semaphore(0)
+
     async def says_more(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await upstream.read_head(reader)
         writer.write(OK)
-        await asyncio.sleep(0.05)
+        await go_on.wait()
+        go_on.clear()
         writer.write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+        said.release()
         await reader.read()
 
     async with raw_upstream(says_more) as upstream, gateway(upstream.url) as proxy:
         for _ in range(2):
             assert (await proxy.ask(GET)).startswith(b"HTTP/1.1 200 ")
-            await asyncio.sleep(0.1)
+            go_on.set()
+            await said.acquire()
+            await asyncio.sleep(0.1)  # on its way; the pool announces nothing
         assert upstream.connections == 2
 
 
