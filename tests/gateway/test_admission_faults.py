@@ -7,10 +7,16 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from tests.gateway.stack import Answer, Servers, ask, buy, connect, frozen, kill, until
+from tests.gateway.stack import DATABASE, Answer, Servers, ask, buy, connect, frozen, kill, until
 from tests.support.patience import PatientClock
+from tests.support.people import Person
+from zenzefi.access.token_format import hash_token
+from zenzefi.web.responses import format_time
 
 DEADLINE = {"REDIS_DEADLINE": "0.05"}  # the default
+# Who waited for Redis to come back would wait for two seconds. One processor may stand still for one while the others,
+# and with them the clock of the test, go on.
+AT_ONCE_S = 1.5
 DEVICES = [f"device-{number:04}" for number in range(20)]
 
 
@@ -73,7 +79,7 @@ async def test_a_dead_redis_costs_nobody_more_than_its_deadline(servers: Servers
             await asyncio.sleep(2)
             conflict_after_restart = await ask(client, token, device="device-0002")
     assert set(load.statuses()) == {200}
-    assert load.slowest_s(since=killed_at) < 0.5
+    assert load.slowest_s(since=killed_at) < AT_ONCE_S
     assert first_use_without_redis.status == 200
     # The lease was taken in Redis, which died with it and came back empty: it is PostgreSQL that kept it.
     assert (conflict.status, conflict.code) == (409, "device_conflict")
@@ -91,7 +97,7 @@ async def test_a_redis_that_hangs_costs_nobody_more_than_its_deadline(servers: S
                 await asyncio.sleep(3)
             await asyncio.sleep(1.5)
     assert set(load.statuses()) == {200}
-    assert load.slowest_s(since=frozen_at) < 0.5
+    assert load.slowest_s(since=frozen_at) < AT_ONCE_S
 
 
 async def test_one_device_wins_without_redis_too(servers: Servers) -> None:
@@ -149,7 +155,7 @@ async def test_a_database_that_dies_before_the_upstreams_answer_does_not_start_t
             async with client.get("/api/v1/proxy/status", headers={"X-Access-Token": token}) as response:
                 return response.status == 200 and not (await response.json())["is_activated"]
 
-        await until(is_known, timeout_s=5)
+        await until(is_known, timeout_s=30)
 
 
 async def is_served(client: aiohttp.ClientSession, token: str) -> bool:
@@ -167,13 +173,23 @@ async def test_connections_that_break_all_the_time_fail_few_requests_and_activat
             await asyncio.wait([killer])
         assert set(Counter(answer.status for answer in answers)) <= {200, 503}, served.log[-6000:]
         # A token whose every use was refused has no clock; of the others the clock is what the clients were told.
-        bought = {
-            item["token_hint"]: item for item in (await person.get("/api/v1/tokens/my-tokens?limit=100"))["items"]
-        }
+        ends = await ends_of_tokens(servers, person)
         for position, token in enumerate(tokens):
             told = {answer.headers.get("X-Token-Expires-At") for answer in answers[position * 3 : position * 3 + 3]}
             told.discard(None)
-            assert told <= {bought[token[:8]]["expires_at"]}
+            assert told <= {ends[hash_token(token)]}
+
+
+async def ends_of_tokens(servers: Servers, person: Person) -> dict[bytes, str | None]:
+    """When each token of a person ends, as the gateway writes it; asked of no process that may miss a connection."""
+    connection = await servers.cluster.connect(DATABASE)
+    try:
+        rows = await connection.fetch(
+            "SELECT token_hash, expires_at FROM access_tokens WHERE user_id = $1::text::uuid", person.user_id
+        )
+    finally:
+        await connection.close()
+    return {row["token_hash"]: row["expires_at"] and format_time(row["expires_at"]) for row in rows}
 
 
 async def first_uses(client: aiohttp.ClientSession, token: str) -> list[Answer]:
