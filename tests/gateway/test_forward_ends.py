@@ -9,6 +9,7 @@ from aiohttp import web
 from tests.gateway.upstreams import (
     GET,
     KEPT,
+    SILENCE_S,
     RawUpstream,
     answer_ok,
     app_upstream,
@@ -54,7 +55,11 @@ async def test_a_client_that_leaves_during_the_answer_cancels_the_request() -> N
 
 
 async def test_a_client_that_takes_nothing_of_its_answer_is_given_up() -> None:
-    async with raw_upstream(flood) as upstream, gateway(upstream.url, idle_s=0.3) as proxy, proxy.connect() as client:
+    async with (
+        raw_upstream(flood) as upstream,
+        gateway(upstream.url, idle_s=SILENCE_S) as proxy,
+        proxy.connect() as client,
+    ):
         await client.send(KEPT)
         assert (await proxy.last()).outcome is Outcome.ABORTED
         await upstream.saw_close()

@@ -2,11 +2,14 @@
 
 import asyncio
 
+import pytest
 from aiohttp import web
 
 from tests.gateway.upstreams import (
     GET,
+    LONG_S,
     OK,
+    SILENCE_S,
     RawUpstream,
     answer_ok,
     app_upstream,
@@ -15,6 +18,7 @@ from tests.gateway.upstreams import (
     raw_upstream,
 )
 from zenzefi.devstack.ports import find_free_port
+from zenzefi.gateway import relay
 from zenzefi.gateway.models import Outcome
 
 
@@ -28,7 +32,11 @@ async def test_a_silent_upload_is_408_and_one_that_the_upstream_does_not_take_is
         await upstream.read_head(reader)
         await asyncio.sleep(30)
 
-    async with raw_upstream(deaf) as upstream, gateway(upstream.url, idle_s=0.5) as proxy, proxy.connect() as client:
+    async with (
+        raw_upstream(deaf) as upstream,
+        gateway(upstream.url, idle_s=SILENCE_S) as proxy,
+        proxy.connect() as client,
+    ):
         size = 32 * 1024 * 1024
         await client.send(b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n" % size)
         client.writer.write(bytes(size))
@@ -92,7 +100,9 @@ class TestExpectContinue:
 
     ASK = b"POST / HTTP/1.1\r\nHost: g\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
 
-    async def test_the_upstreams_invitation_is_passed_on(self) -> None:
+    async def test_the_upstreams_invitation_is_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(relay, "CONTINUE_WAIT_S", LONG_S)  # it is the upstream's, not that of a gateway tired of it
+
         async def invite(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await upstream.read_head(reader)
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -118,7 +128,9 @@ class TestExpectContinue:
             await client.send(b"hi")
             assert (await client.answer()).body == b"ok"
 
-    async def test_a_refusal_is_passed_on_without_an_invitation(self) -> None:
+    async def test_a_refusal_is_passed_on_without_an_invitation(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(relay, "CONTINUE_WAIT_S", LONG_S)  # however late a machine that stands still makes it
+
         async def refuse(upstream: RawUpstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await upstream.read_head(reader)
             writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")

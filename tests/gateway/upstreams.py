@@ -32,6 +32,7 @@ GET = b"GET /a HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
 KEPT = b"GET /a HTTP/1.1\r\nHost: g\r\n\r\n"
 SOON_S = 20.0  # for what happens by itself at once, however busy this machine is
 LONG_S = 60.0  # by which it would only happen because something timed out
+SILENCE_S = 2.0  # after which something is given up; this machine, which may stand still, too, is quicker to go on
 
 
 @dataclass
