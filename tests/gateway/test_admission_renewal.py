@@ -42,7 +42,7 @@ class Process:
     async def work_in_background(self) -> None:
         """Let what was asked for without waiting come to its end."""
         if flights := list(self.admissions._flights._tasks.values()):
-            await asyncio.wait(flights, timeout=5)
+            await asyncio.wait(flights, timeout=30)
 
 
 @pytest.fixture

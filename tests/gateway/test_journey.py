@@ -51,7 +51,7 @@ async def test_register_top_up_buy_and_send_traffic_through_the_gateway(serving:
         status, problem = await person.request("DELETE", f"/api/v1/tokens/{bought['id']}")
         assert (status, problem["code"]) == (409, "token_activated")
 
-        await until(lambda: has_session(person, bought["id"], requests=2), timeout_s=5)
+        await until(lambda: has_session(person, bought["id"], requests=2), timeout_s=30)
         [session] = (await person.get(f"/api/v1/tokens/{bought['id']}/sessions"))["items"]
         assert (session["device"], session["bytes_in"]) == ("…7f3a", len(body))
         assert session["bytes_out"] > len(answer.body)

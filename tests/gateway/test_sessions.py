@@ -66,7 +66,7 @@ async def test_a_session_tells_who_used_a_token_and_how_much(
         items = (await sessions_of(person, bought["id"]))["items"]
         return bool(items) and items[0]["request_count"] == 3
 
-    await until(is_stored, timeout_s=5)
+    await until(is_stored, timeout_s=30)
     [session] = (await sessions_of(person, bought["id"]))["items"]
     assert session["device"] == "…42a7"
     assert session["ip"] == "127.0.0.1"

@@ -40,8 +40,8 @@ async def test_one_token_has_so_many_streams_and_takes_no_others_place(env: dict
                 assert await serves(client, second)
                 async with client.get("/api/v1/proxy/status", headers=gateway_headers(token)) as response:
                     assert response.status == 200
-            await until(lambda: serves(client, token), timeout_s=5)  # a stream that has ended makes room
-        await until(lambda: serves(client, token), timeout_s=5)
+            await until(lambda: serves(client, token), timeout_s=30)  # a stream that has ended makes room
+        await until(lambda: serves(client, token), timeout_s=30)
     async with ctx.connection() as conn:
         denied = await conn.fetchval(
             "SELECT sum(requests)::int FROM usage_batches WHERE user_id = $1::text::uuid AND outcome = 'denied'",

@@ -171,7 +171,7 @@ async def test_hung_node_costs_a_deadline_and_the_others_nothing(
 
     async with open_client(cluster_settings, deadline_s=HANG_S) as client:
         for key in keys:
-            await until(partial(is_set, client, key), timeout_s=10)
+            await until(partial(is_set, client, key), timeout_s=30)
         slowest_s = 0.0
         with nodes.frozen(1), patient_clock() as clock:
             for _ in range(5):
@@ -182,7 +182,7 @@ async def test_hung_node_costs_a_deadline_and_the_others_nothing(
                 assert answers == [True, False, True]
                 await client.run("PUBLISH", "znz:news", "any node will do")
         assert slowest_s < HANG_S + 0.25
-        await until(partial(is_set, client, keys[1]), timeout_s=10)
+        await until(partial(is_set, client, keys[1]), timeout_s=30)
 
 
 async def test_slot_that_nobody_owns_costs_its_own_keys_alone(cluster_settings: Settings, nodes: ValkeyCluster) -> None:
@@ -205,7 +205,7 @@ async def test_slot_that_nobody_owns_costs_its_own_keys_alone(cluster_settings: 
                 assert await client.run("GET", other) is None, "its node's circuit breaker stays closed"
         finally:
             nodes.ask(0, "CLUSTER", "ADDSLOTS", key_slot(orphan.encode()))
-        await until(is_answered, timeout_s=10)
+        await until(is_answered, timeout_s=30)
 
 
 async def test_dead_node_leaves_its_subjects_their_share_the_others_their_limit_and_the_news_to_all(
@@ -261,7 +261,7 @@ async def test_whole_journey_runs_on_a_cluster_and_goes_on_without_one_node(
             answers = await asyncio.gather(*(ask(client, old) for _ in range(8)))
             return {answer.status for answer in answers} == {401}
 
-        assert await until(is_refused, timeout_s=5) < 1
+        assert await until(is_refused, timeout_s=30) < 1
         answers = await asyncio.gather(*(ask(client, rotated["token"]) for _ in range(LIMIT * 2)))
         assert_served(answers, LIMIT - 5)
         assert (await ask(client, tokens[1]["token"], device="device-0002")).status == 200

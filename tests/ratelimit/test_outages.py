@@ -45,7 +45,7 @@ async def processes(env: dict[str, str], server: EmbeddedValkey) -> AsyncIterato
     settings = Settings.from_env({**env, **variables, **where, "RATE_LIMIT_PROCESSES": str(PROCESSES)})
     found = [Process(settings) for _ in range(PROCESSES)]
     for process in found:
-        await until(process.is_connected, timeout_s=10)
+        await until(process.is_connected, timeout_s=30)
     yield found
     for process in found:
         await process.aclose()
@@ -142,7 +142,7 @@ async def test_share_is_exact_and_what_was_admitted_counts_afterwards(
     async def is_restored() -> bool:
         return not first.limiter.degraded and not second.limiter.degraded
 
-    assert await until(is_restored, timeout_s=10) < 6
+    assert await until(is_restored, timeout_s=30) < 6
     # What was asked for when the server went away may have been charged and not arrived: then it counts, too.
     doubt = 0 if outage is killed else 15
     for limit_class, subject, admitted in ((AUTH, account, 2), (API, user, 32), (PROXY, token, 100)):
@@ -157,7 +157,7 @@ async def test_no_share_is_no_admission(env: dict[str, str], server: EmbeddedVal
     where = {"REDIS_HOST": server.host, "REDIS_PORT": str(server.port), "REDIS_PASSWORD": server.password}
     settings = Settings.from_env({**env, **where, "RATE_LIMIT_AUTH": "5/3600", "RATE_LIMIT_PROCESSES": "6"})
     process = Process(settings)
-    await until(process.is_connected, timeout_s=10)
+    await until(process.is_connected, timeout_s=30)
     kill(server)
     assert await process.ask(AUTH, "ip:192.0.2.1", 5) == {503: 5}
     await process.aclose()

@@ -36,7 +36,7 @@ async def test_metered_traffic_is_shown_before_and_after_it_is_rolled_up(
     async def is_shown() -> bool:
         return total(await person.get(PATH)) == expected
 
-    await until(is_shown, timeout_s=5)
+    await until(is_shown, timeout_s=30)
     while True:
         for bucket in ("hour", "day"):
             report = await person.get(PATH, params={"bucket": bucket})
