@@ -101,8 +101,9 @@ def request(method: str, url: str, *, headers: Mapping[str, str], body: JsonObje
 async def _repeat(load: Load, host: str, port: int, requests: Iterator[bytes], *, until: float) -> None:
     reader, writer = await asyncio.open_connection(host, port)
     try:
-        for content in requests:
-            if (began := time.perf_counter()) >= until:
+        for number, content in enumerate(requests):
+            # One at least, also where the machine stood still until the time was over.
+            if (began := time.perf_counter()) >= until and number:
                 break
             writer.write(content)
             head = await reader.readuntil(b"\r\n\r\n")

@@ -1,6 +1,7 @@
 """Programs that a benchmark measures or needs: the product's processes, and what it is held against."""
 
 import asyncio
+import os
 import re
 import sys
 import urllib.request
@@ -16,7 +17,8 @@ from loadtest.figures import Bench
 from zenzefi.devstack.ports import LOOPBACK, find_free_port
 from zenzefi.devstack.process import ChildProcess, Command
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -37,6 +39,10 @@ class Served:
         """The CPU time that all of it has taken so far, the kernel's share included."""
         times = [process.cpu_times() for process in self.processes]
         return sum(time.user + time.system for time in times)
+
+    def spent_s(self, *, since_s: float) -> float:
+        """The CPU time since ``cpu_s`` said so much; less than a tick of the kernel's clock counts as one."""
+        return max(self.cpu_s() - since_s, _TICK_S)
 
     def memory_bytes(self) -> list[int]:
         """The resident memory of each process."""

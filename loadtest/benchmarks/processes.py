@@ -50,7 +50,7 @@ async def _measure(served: Served, requests: list[bytes], *, seconds: float) -> 
     before = served.cpu_s()
     load = await send_each(served.url, requests, connections=CONNECTIONS, seconds=seconds)
     load.require_success()
-    return load.per_second, (served.cpu_s() - before) / load.requests * 1e6
+    return load.per_second, served.spent_s(since_s=before) / load.requests * 1e6
 
 
 def _figures(name: str, turns: list[tuple[float, ...]], method: str) -> list[Figure]:

@@ -115,3 +115,5 @@ async def test_a_load_counts_answers_and_failures(app_url: str, person: Person) 
     limited = await send(f"{url}/certificates/filter", headers=headers, connections=2, seconds=0.2)
     assert limited.requests == len(limited.latencies_s)
     assert limited.elapsed_s >= 0.2
+    late = await send(f"{url}/certificates/filter", headers=headers, connections=2, seconds=0.0)
+    assert late.requests == 2
