@@ -33,7 +33,7 @@ class EmbeddedSeaweedFS(EmbeddedServer):
     """
 
     name = "SeaweedFS (S3)"
-    start_timeout_s = 30.0  # 1.5 s on an idle machine
+    start_timeout_s = 60.0  # 1.5 s on an idle machine
 
     def __init__(
         self, directory: Path, *, port: int | None = None, bucket: str = "", log_file: Path | None = None
