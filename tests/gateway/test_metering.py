@@ -8,12 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import psycopg
 import pytest
 
 from tests.gateway.stack import Servers, ask, buy, connect, kill, until
 from tests.support.people import Person, gateway_headers
+from tests.support.servers import Cluster
 from tests.support.serving import Served
+from zenzefi.access.models import TokenGrant
 from zenzefi.context import Context, open_context
+from zenzefi.gateway.metering import Meter
+from zenzefi.gateway.service import _flush_at_last
+from zenzefi.gateway.streams import OpenStreams
 from zenzefi.settings import Settings
 
 Serving = Callable[..., AbstractAsyncContextManager[Served]]
@@ -142,6 +148,37 @@ async def test_what_was_served_while_the_database_was_dead_is_stored_when_it_is_
 
 async def is_stored(ctx: Context, person: Person, client: Client) -> bool:
     return await stored(ctx, person.user_id) == client.totals
+
+
+async def test_the_last_counters_are_stored_though_a_connection_broke_just_before(
+    cluster: Cluster, settings: Settings
+) -> None:
+    async with open_context(settings) as ctx:
+        user_id = ctx.new_id()
+        grant = TokenGrant(
+            token_id=ctx.new_id(),
+            user_id=user_id,
+            token_hash=bytes(32),
+            duration_hours=1,
+            scope="full",
+            activated_at=None,
+            expires_at=None,
+        )
+        meter = Meter(ctx, streams=OpenStreams(limit=1))
+        meter.count_denied(grant)
+        async with ctx.connection() as conn:
+            backend: int = await conn.fetchval("SELECT pg_backend_pid()")
+        end_backend(cluster, backend)  # the event loop, and with it the pool, cannot have heard of that
+        await _flush_at_last(meter)
+        assert await stored(ctx, str(user_id), "denied") == (1, 0, 0)
+
+
+def end_backend(cluster: Cluster, backend: int) -> None:
+    with psycopg.connect(
+        host=cluster.host, port=cluster.port, user=cluster.user, password=cluster.password, dbname="postgres"
+    ) as connection:
+        row = connection.execute("SELECT pg_terminate_backend(%s, 30000)", (backend,)).fetchone()
+    assert row == (True,)
 
 
 async def test_a_long_stream_is_counted_while_it_runs(

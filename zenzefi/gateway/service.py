@@ -283,7 +283,8 @@ async def _activate(ctx: Context, token_id: UUID, actor: Actor) -> TokenGrant:
 async def _flush_at_last(meter: Meter) -> None:
     try:
         async with asyncio.timeout(LAST_FLUSH_S):
-            stored = await meter.flush()
+            # A connection may have broken since its last use, which the next one finds out; the second try has another.
+            stored = await meter.flush() or await meter.flush()
     except TimeoutError:
         stored = False
     if not stored:
