@@ -13,6 +13,12 @@ from zenzefi.accounts import login_queries, logins, service
 from zenzefi.context import Context
 
 
+@pytest.fixture(autouse=True)
+async def _nothing_left_by_others(ctx: Context) -> None:
+    """Other tests let refresh tokens expire, too; what is counted here is this test's own."""
+    await service.purge_expired_logins(ctx)
+
+
 async def expire_refresh_tokens(ctx: Context, login_id: UUID) -> None:
     async with ctx.transaction() as conn:
         await conn.execute(
