@@ -38,7 +38,7 @@ async def test_a_purchase_shows_the_token_once_and_its_clock_stands_still(ctx: C
     assert is_well_formed(token)
     assert UUID(bought["id"]).version == 7
     created_at = datetime.fromisoformat(bought["created_at"])
-    assert abs(created_at - ctx.now()) < timedelta(seconds=5)
+    assert abs(created_at - ctx.now()) < timedelta(minutes=1)
     assert bought["created_at"].endswith("Z")
     assert bought == {
         "id": bought["id"],

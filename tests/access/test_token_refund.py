@@ -128,7 +128,7 @@ async def race(ctx: Context, person: Person, token_id: str, lead_s: float) -> tu
     return grant, answer
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 async def test_of_activation_and_refund_exactly_one_wins(
     ctx: Context, serving: Callable[..., AbstractAsyncContextManager[Served]]
 ) -> None:

@@ -132,7 +132,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(body=st.dictionaries(st.sampled_from(FIELDS) | TEXT, VALUES, max_size=5), route=st.sampled_from(POSTS))
 async def test_any_json_object_is_answered(client: aiohttp.ClientSession, body: dict[str, object], route: str) -> None:
     status, text = await post(client, route, json.dumps(body).encode())
