@@ -18,8 +18,8 @@ from zenzefi.devstack.postgres import EmbeddedPostgres
 from zenzefi.devstack.valkey import EmbeddedValkey
 
 _DATABASE = "killable"
-_START_TIMEOUT_S = 20.0
-_END_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 30.0
 
 
 class Victim(StrEnum):
@@ -59,9 +59,16 @@ class Killable:
         await _until(lambda: '"event": "serving"' in self.served.log)
 
     async def _kill_web_process(self, chance: random.Random) -> None:
-        await _until(lambda: bool(self._web_processes()))
-        process = chance.choice(self._web_processes())
-        process.kill()
+        living: list[psutil.Process] = []
+
+        def look() -> bool:
+            living[:] = self._web_processes()
+            return bool(living)
+
+        await _until(look)
+        process = chance.choice(living)
+        with contextlib.suppress(psutil.NoSuchProcess):  # those that find no database at their start end by themselves
+            process.kill()
         await asyncio.to_thread(process.wait, _END_TIMEOUT_S)  # the next kill must not choose it again
 
     async def _kill_postmaster(self) -> None:

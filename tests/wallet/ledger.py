@@ -78,7 +78,7 @@ async def debit(ctx: Context, user_id: UUID, amount: Decimal) -> LedgerEntry:
 async def until_a_lock_is_waited_for(ctx: Context) -> None:
     """Wait until some session of this database waits for a lock."""
     query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    async with asyncio.timeout(20), ctx.connection() as conn:
+    async with asyncio.timeout(30), ctx.connection() as conn:
         while True:
             if await conn.fetchval(query):
                 return

@@ -22,7 +22,7 @@ KILLS = int(os.environ.get("KILLS", "12"))
 CLIENTS = 6
 
 
-@pytest.mark.timeout(60 + 10 * KILLS)
+@pytest.mark.timeout(120 + 20 * KILLS)
 async def test_acknowledged_writes_outlive_kill_9_of_web_worker_and_postmaster(
     env: dict[str, str], tmp_path: Path
 ) -> None:
