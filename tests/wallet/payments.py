@@ -30,6 +30,14 @@ async def begin(ctx: Context, user_id: UUID, amount_znc: Decimal = TEN) -> Payme
         )
 
 
+async def put_checks_off(ctx: Context) -> None:
+    """Let no check be due of what others have left pending: it would be counted, and take a provider's fault."""
+    async with ctx.transaction() as conn:
+        await conn.execute(
+            "UPDATE payments SET next_check_at = $1 WHERE status = 'pending'", ctx.now() + timedelta(days=1)
+        )
+
+
 async def buy(person: Person, amount_znc: str = "10.00", **headers: str) -> tuple[int, Any]:
     """A payment through the front door."""
     body = {"amount_znc": amount_znc, "return_url": RETURN_URL}

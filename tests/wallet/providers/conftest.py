@@ -12,7 +12,7 @@ import pytest
 from tests.support.inprocess import run_app
 from tests.support.people import Person, register
 from tests.support.servers import Cluster
-from tests.wallet.payments import buy
+from tests.wallet.payments import buy, put_checks_off
 from tests.wallet.providers.servers import (
     SHOP_ID,
     SHOP_SECRET,
@@ -71,6 +71,7 @@ class Shop:
 @pytest.fixture(params=[PaymentProviderName.YOOKASSA, PaymentProviderName.STRIPE])
 async def shop(request: pytest.FixtureRequest, ctx: Context, cluster: Cluster) -> AsyncIterator[Shop]:
     """The application with a provider of its own."""
+    await put_checks_off(ctx)
     async with run_provider(request.param) as provider:
         settings = dataclasses.replace(
             ctx.settings,
