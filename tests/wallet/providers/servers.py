@@ -43,7 +43,7 @@ class FakeProvider:
         self.requests.append((request.method, request.path, dict(request.headers), sent))
         fault = self.faults.popleft() if self.faults else ""
         if fault == "hang":
-            await asyncio.sleep(30)
+            await asyncio.sleep(300)
         if fault.isdigit():
             return web.json_response(self.error("api_error"), status=int(fault))
         if fault == "drop":
