@@ -25,7 +25,7 @@ from zenzefi.devstack.ports import LOOPBACK
 _CERTBOT: Final = DEPLOY / "certbot"
 _NAMES: Final = ("zenzefi.example", "www.zenzefi.example")
 _NOBODY: Final = "127.0.0.1:9"
-_TIMEOUT_S: Final = 60.0
+_TIMEOUT_S: Final = 180.0
 # Of the 90 days that pebble gives: before and after two thirds.
 _EARLY, _LATE = "+59d", "+61d"
 
@@ -168,7 +168,7 @@ class _Site:
     def _shake_hands(self, context: ssl.SSLContext, name: str) -> bytes:
         address = (LOOPBACK, self._nginx.https_port)
         with (
-            socket.create_connection(address, timeout=10) as plain,
+            socket.create_connection(address, timeout=60) as plain,
             context.wrap_socket(plain, server_hostname=name) as connection,
         ):
             return connection.getpeercert(binary_form=True) or b""

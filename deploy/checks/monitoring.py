@@ -120,7 +120,7 @@ def _check_exposition(settings: Settings) -> None:
     """What the processes show is as Prometheus' own linter wants it."""
     promtool = debian.ensure("prometheus", binary="promtool")
     for address in (web_address(settings), *worker_addresses(settings)):
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as response:
             text = response.read().decode()
         run([promtool, "check", "metrics"], input_text=text)
 

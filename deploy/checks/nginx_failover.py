@@ -128,7 +128,7 @@ def _wait_for_requests(nginx: Nginx, wanted: int) -> None:
 
 def _count(nginx: Nginx) -> int:
     """How many requests nginx has had."""
-    with urllib.request.urlopen(nginx.status_url, timeout=10) as response:  # noqa: S310  an address of ours
+    with urllib.request.urlopen(nginx.status_url, timeout=60) as response:  # noqa: S310  an address of ours
         return int(response.read().split()[9])
 
 

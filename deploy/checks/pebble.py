@@ -14,7 +14,7 @@ from deploy.checks.servers import Servers
 from zenzefi.devstack.ports import LOOPBACK, find_free_port
 
 _LIFE_S: Final = 90 * 86_400
-_TIMEOUT_S: Final = 30.0
+_TIMEOUT_S: Final = 60.0
 _MODES: Final[Mapping[str, str]] = {
     "PEBBLE_VA_NOSLEEP": "1",
     # By default one in twenty is refused, and a client that is refused twice in a row gives up.
