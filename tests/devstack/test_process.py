@@ -58,7 +58,7 @@ def _start(children: list[ChildProcess], command: Command) -> ChildProcess:
 def test_a_child_that_dies_is_told_with_its_exit_code_and_the_end_of_its_log(tmp_path: Path) -> None:
     program = "print('an old line\\n' * 50 + 'the last words')\nraise SystemExit(3)"
     with pytest.raises(ServerDied) as caught:
-        ChildProcess(_command(tmp_path, program)).run(timeout_s=20)
+        ChildProcess(_command(tmp_path, program)).run(timeout_s=60)
     message = str(caught.value)
     assert "a child ended with exit code 3" in message
     assert str(tmp_path / "child.log") in message
@@ -69,7 +69,7 @@ def test_a_child_that_dies_is_told_with_its_exit_code_and_the_end_of_its_log(tmp
 def test_only_what_this_start_wrote_is_told(tmp_path: Path) -> None:
     (tmp_path / "child.log").write_text("from an earlier run\n")
     with pytest.raises(ServerDied) as caught:
-        ChildProcess(_command(tmp_path, "raise SystemExit('of this run')")).run(timeout_s=20)
+        ChildProcess(_command(tmp_path, "raise SystemExit('of this run')")).run(timeout_s=60)
     assert "of this run" in str(caught.value)
     assert "from an earlier run" not in str(caught.value)
 
@@ -85,7 +85,7 @@ def test_a_child_that_ignores_the_request_to_stop_is_killed_in_time(
     tmp_path: Path, children: list[ChildProcess]
 ) -> None:
     child = _start(children, _command(tmp_path, _STUBBORN))
-    wait_until(lambda: "ready" in child.log_text(), timeout_s=20, what="the child runs")
+    wait_until(lambda: "ready" in child.log_text(), timeout_s=60, what="the child runs")
     began = time.monotonic()
     child.stop(timeout_s=0.3)
     assert time.monotonic() - began < 20, "it would have run for a minute"
@@ -94,10 +94,10 @@ def test_a_child_that_ignores_the_request_to_stop_is_killed_in_time(
 
 def test_what_a_child_started_itself_goes_with_it(tmp_path: Path, children: list[ChildProcess]) -> None:
     child = _start(children, _command(tmp_path, _PARENT))
-    wait_until(lambda: child.log_text().endswith("\n"), timeout_s=20, what="the grandchild runs")
+    wait_until(lambda: child.log_text().endswith("\n"), timeout_s=60, what="the grandchild runs")
     grandchild = int(child.log_text())
     child.stop()
-    wait_until(lambda: not _runs(grandchild), timeout_s=20, what="the grandchild ends")
+    wait_until(lambda: not _runs(grandchild), timeout_s=60, what="the grandchild ends")
 
 
 def test_a_child_may_not_be_started_from_a_thread_that_could_end_before_the_process(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_child_may_not_be_started_from_a_thread_that_could_end_before_the_proc
 
 def test_standard_input_reaches_the_child(tmp_path: Path) -> None:
     command = _command(tmp_path, "print(input().upper())", standard_input=b"said quietly\n")
-    ChildProcess(command).run(timeout_s=20)
+    ChildProcess(command).run(timeout_s=60)
     assert (tmp_path / "child.log").read_text() == "SAID QUIETLY\n"
 
 
@@ -134,5 +134,5 @@ def test_a_successor_waits_until_the_last_process_of_its_predecessor_is_gone(
 
 
 def test_logs_are_private(tmp_path: Path) -> None:
-    ChildProcess(_command(tmp_path, "print('a secret')")).run(timeout_s=20)
+    ChildProcess(_command(tmp_path, "print('a secret')")).run(timeout_s=60)
     assert (tmp_path / "child.log").stat().st_mode & 0o777 == 0o600
