@@ -108,7 +108,7 @@ async def test_a_busy_token_asks_redis_once_a_second_and_postgresql_never(server
     assert traffic.on_request_path == []
     # Once a second and process, and the copy that is renewed behind the requests' back every 2.5 s or so.
     assert seconds // 3 <= traffic.scripts <= processes * (heard_s + 1) + processes * heard_s / 2
-    # The metering has six statements a second and process; the rest is the clock, the renewals, and a round more or less.
+    # The metering has six statements a second and process; the rest is the clock, the renewals, and a round more.
     assert len(traffic.statements) < processes * heard_s * 10
     assert any("INSERT INTO usage_batches" in line for line in traffic.statements), "the log shows what it should"
 
