@@ -54,7 +54,8 @@ async def test_the_command_tells_of_each_month(log: Context, month: date, archiv
 
 
 def _flip(data: bytes) -> bytes:
-    return data[:-40] + bytes([data[-40] ^ 1]) + data[-39:]
+    """One bit of gzip's checksum; one of the rows would leave it to chance what is found to be wrong first."""
+    return data[:-8] + bytes([data[-8] ^ 1]) + data[-7:]
 
 
 def _alter_a_row(data: bytes) -> bytes:
@@ -74,7 +75,7 @@ def _add_bytes(data: bytes) -> bytes:
 
 
 _DAMAGES: dict[Callable[[bytes], bytes], str] = {
-    _flip: "decompressed|not what was sealed",
+    _flip: "cannot be decompressed",
     _alter_a_row: "row 1 is not what was sealed",
     _leave_the_last_row_out: "and those after it are missing",
     _add_a_row: f"more rows than the {ROWS}",
