@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.server.support import HOST, Service, now_s, serving
+from tests.support.examples import unhurried
 from zenzefi.server.chunks import ChunkReader
 from zenzefi.server.deadlines import Deadlines
 from zenzefi.server.errors import MalformedRequest
@@ -86,6 +87,7 @@ async def test_client_that_leaves_its_refused_body_unsent_is_forgotten_at_once()
             assert await service.runner.drain(timeout_s=4) == 0
 
 
+@unhurried
 @given(data=st.data())
 def test_body_is_read_the_same_however_its_bytes_come(data: st.DataObject) -> None:
     pieces = data.draw(st.lists(st.binary(min_size=1, max_size=30) | st.just(b"\r\n\r\n0\r\n\r\n"), max_size=8))
