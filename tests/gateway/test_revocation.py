@@ -216,6 +216,19 @@ async def test_a_websocket_ends_with_its_token(servers: Servers) -> None:
         assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
 
 
+async def test_a_revocation_that_redis_missed_is_told_again(servers: Servers) -> None:
+    token_hash = hashlib.sha256(b"a token").digest()
+    settings = Settings.from_env(servers.env | {"REDIS_DEADLINE": "0.5"})
+    async with open_context(settings) as ctx, servers.redis() as redis, redis.pubsub() as subscriber:
+        await subscriber.subscribe(revocation.CHANNEL)
+        assert (await subscriber.get_message(timeout=30))["type"] == "subscribe"
+        await redis.client_pause(800)  # the first try gets no answer in time, and never comes to its message
+        await revocation.announce(ctx, token_hashes=[token_hash])
+        message = await subscriber.get_message(timeout=30)
+        assert parse_message(message["data"]) == (Change.REVOKED, [token_hash])
+        assert await redis.get(revocation.grant_key(token_hash)) == revocation.TOMBSTONE
+
+
 @pytest.mark.parametrize("message", [b"", b"R" + bytes(31), b"X" + bytes(32), b"\xff"])
 def test_messages_that_are_not_ours_are_not_understood(message: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
