@@ -17,5 +17,7 @@ def mint() -> str:
 
 def normalise(text: str) -> str | None:
     """The code as it is stored, whatever the case it was typed in; None when it cannot be one."""
-    code = text.strip().upper()
-    return code if _FORM.fullmatch(code) else None
+    typed = text.strip()
+    code = typed.upper()
+    # Some letters become others of the alphabet in upper case: ß, for one, two S.
+    return code if typed.isascii() and _FORM.fullmatch(code) else None
