@@ -62,13 +62,15 @@ return {grant, grant_ms, holder, lease_ms, charge}
 """
 )
 
-# Stores what PostgreSQL said, unless the token was ended meanwhile or a fresher copy is there; takes or renews the
-# lease unless another device has it. A lifetime of 0 stores no grant, an empty holder leaves the lease alone.
+# Stores what PostgreSQL said, unless the token was ended meanwhile, a fresher copy is there, or the clock runs in that
+# copy and not yet in this one; takes or renews the lease unless another device has it. A lifetime of 0 stores no grant,
+# an empty holder leaves the lease alone. A clock that does not run is two empty times at the end of a record.
 # KEYS: grant, lease. ARGV: grant, its lifetime in ms, holder, lease in ms, tombstone.
 _REMEMBER: Final = Script("""
 if tonumber(ARGV[2]) > 0 then
   local known = redis.call('GET', KEYS[1])
-  if not known or (known ~= ARGV[5] and redis.call('PTTL', KEYS[1]) <= tonumber(ARGV[2])) then
+  local is_older = known and string.sub(ARGV[1], -2) == '||' and string.sub(known, -2) ~= '||'
+  if not known or (known ~= ARGV[5] and not is_older and redis.call('PTTL', KEYS[1]) <= tonumber(ARGV[2])) then
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
   end
 end
@@ -200,11 +202,14 @@ class GrantCache:
     ) -> None:
         """Remember what was asked for at `confirmed_at`; the token that was put in first makes room.
 
-        What was asked for before something was last forgotten may be what was to be forgotten: it is not kept.
+        What was asked for before something was last forgotten may be what was to be forgotten: it is not kept. Nor is
+        a grant that was read before the clock started, where one is known from after that.
         """
         if confirmed_at <= self._forgot_at:
             return
-        self._by_hash.pop(token_hash, None)
+        known = self._by_hash.pop(token_hash, None)
+        if known is not None and _has_clock(known.grant) and grant is not None and not _has_clock(grant):
+            grant = known.grant
         self._by_hash[token_hash] = CachedGrant(
             grant=grant,
             holder=holder,
@@ -223,6 +228,10 @@ class GrantCache:
         """Forget all tokens."""
         self._forgot_at = self._monotonic()
         self._by_hash.clear()
+
+
+def _has_clock(grant: TokenGrant | None) -> bool:
+    return grant is not None and grant.activated_at is not None
 
 
 def _encode_grant(grant: TokenGrant) -> bytes:
