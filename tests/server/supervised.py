@@ -97,6 +97,19 @@ async def supervised(processes: int = 2, *, environ: Mapping[str, str] | None = 
         await following
 
 
+@contextlib.asynccontextmanager
+async def stopped(process_id: int) -> AsyncIterator[None]:
+    """Have a process do nothing: neither does it take connections, nor does it end what it has begun."""
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(30):
+            while psutil.Process(process_id).status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110  nothing announces it
+                await asyncio.sleep(0.005)
+        yield
+    finally:
+        os.kill(process_id, signal.SIGCONT)
+
+
 async def wait_gone(process_ids: list[int], *, timeout_s: float = 5.0) -> None:
     deadline = time.monotonic() + timeout_s
     while any(_runs(process_id) for process_id in process_ids):
