@@ -246,6 +246,24 @@ def test_a_port_that_was_just_given_out_is_given_to_nobody_else(
     assert recall_ports(tmp_path / "ports.json", ("a",)) == {"a": given}
 
 
+def test_the_port_of_a_server_that_is_down_is_given_to_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = EmbeddedValkey(tmp_path, append_only=False)
+    server.start()
+    try:
+        # An hour later nothing but the server itself keeps others from its port.
+        sign, since = ports._reservations[server.port]
+        ports._reservations[server.port] = sign, since - 3600
+        find_free_port()
+        assert server.port not in ports._reservations
+    finally:
+        server.stop()
+    draws = count(server.port - ports._LEAST_PORT)
+    monkeypatch.setattr("zenzefi.devstack.ports.secrets.randbelow", lambda below: next(draws) % below)
+    assert find_free_port() != server.port
+
+
 def test_ports_in_a_row_are_given_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = find_free_port()
     draws = count(taken - 1 - ports._LEAST_PORT)  # the one before it first, whose neighbour it is

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from zenzefi.devstack.ports import LOOPBACK, find_free_port, require_free_port
+from zenzefi.devstack.ports import LOOPBACK, find_free_port, keep_port, require_free_port
 from zenzefi.devstack.process import ChildProcess, Command
 
 
@@ -59,6 +59,7 @@ class EmbeddedServer(ABC):
     def stop(self, *, timeout_s: float = 5.0) -> None:
         """Stop in order, or kill after `timeout_s` seconds. Idempotent."""
         if self._child is not None:
+            keep_port(self.port)
             self._child.stop(timeout_s=timeout_s)
 
     @abstractmethod

@@ -29,7 +29,7 @@ def find_free_port() -> int:
 
     Not one of the kernel's choice (binding port 0): those are the ones that it also gives to outgoing connections, so
     that one could be taken before its server listens, or while the server is down. Nor one that this or another process
-    got from here within the last minute: its server may not listen yet.
+    got from here within the last minute: its server may not listen yet. Nor one that was kept since, see keep_port().
     """
     while True:
         port = _LEAST_PORT + secrets.randbelow(_PORTS_BELOW_EPHEMERAL)
@@ -46,6 +46,11 @@ def find_free_ports(count: int) -> int:
             port not in _reservations and is_port_free(port) and _reserve(port) for port in others
         ):
             return first
+
+
+def keep_port(port: int) -> None:
+    """Keep a port, whose server is about to go down, from others as long as a new one: it may be started again."""
+    _reserve(port)
 
 
 def require_free_port(port: int, *, server: str, fix: str, host: str = LOOPBACK) -> None:
@@ -95,6 +100,7 @@ def _reserve(port: int) -> bool:
             os.close(descriptor)
             del _reservations[earlier]
     if port in _reservations:
+        _reservations[port] = _reservations[port][0], now
         return True
     with socket.socket(socket.AF_UNIX) as sign:
         try:
