@@ -16,7 +16,8 @@ from zenzefi.health.service import refresh_health
 from zenzefi.infra import facts
 from zenzefi.infra.exposition import render
 from zenzefi.infra.instruments import JOB_PERIOD, REGISTRY
-from zenzefi.jobs import Job
+from zenzefi.infra.queue import queue_key
+from zenzefi.jobs import Job, Queue
 from zenzefi.settings import Settings
 
 
@@ -41,6 +42,7 @@ async def put(ctx: Context, name: str, document: JsonObject, *, age: timedelta =
 
 async def test_before_any_job_has_run_nothing_ever_happened(fresh_ctx: Context) -> None:
     JOB_PERIOD.labels(Job.BACK_UP_DATABASE.value).set(86_400)
+    await fresh_ctx.redis.run("DEL", queue_key(Queue.HEAVY))  # what other tests have left there
     await gauges.refresh(fresh_ctx)
     for name in (
         *("backup_last_success_timestamp_seconds", "backup_last_verified_timestamp_seconds"),
