@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import socket
-import time
 from itertools import permutations
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from tests.server.supervised import Load, Supervised, stopped, supervised, wait_gone
 from tests.server.support import HOST, Client
+from tests.support.patience import patient_clock
 
 WHO = b"GET /process HTTP/1.1\r\n" + HOST + b"\r\n"
 DRIP = b"GET /drip?events=10 HTTP/1.1\r\n" + HOST + b"\r\n"  # an answer that takes a second
@@ -53,7 +53,7 @@ async def test_rolling_restart_with_broken_code_keeps_the_old_processes(tmp_path
         broken.unlink()
         running.signal(signal.SIGHUP)
         await running.logged("rolling_restart_done")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while await running.who_answers() in before:  # noqa: ASYNC110  an old one may take what came before its signal
                 await asyncio.sleep(0.05)
 
@@ -73,10 +73,11 @@ async def test_connection_that_pauses_during_a_restart_is_told_at_its_next_reque
             answer = await pausing.answer()
             assert int(answer.body) in before
             assert answer.headers["connection"] == "close"
-            started = time.monotonic()
-            running.signal(signal.SIGTERM)
-            assert await running.ended() == 0
-            assert time.monotonic() - started < 5
+            with patient_clock() as clock:
+                started = clock()
+                running.signal(signal.SIGTERM)
+                assert await running.ended() == 0
+                assert clock() - started < 5
             assert await silent.is_closed()
 
 
@@ -116,16 +117,17 @@ async def test_killed_supervisor_takes_its_processes_along() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_idle_stack_stops_within_five_seconds(number: signal.Signals) -> None:
-    async with supervised(2) as running, asyncio.timeout(30):
+    async with supervised(2) as running, asyncio.timeout(60):
         await running.logged("serving")
         children = running.children()
         async with running.connect() as idle:
             await idle.send(b"GET /process HTTP/1.1\r\n" + HOST + b"\r\n")
             await idle.answer()
-            started = time.monotonic()
-            running.signal(number)
-            assert await running.ended() == 0
-            assert time.monotonic() - started < 5
+            with patient_clock() as clock:
+                started = clock()
+                running.signal(number)
+                assert await running.ended() == 0
+                assert clock() - started < 5
             assert await idle.is_closed()
         await wait_gone(children)
 
@@ -173,11 +175,12 @@ async def test_stop_does_not_wait_for_a_replaced_process_as_long_as_its_successo
             await client.answer(head_only=True)
             running.signal(signal.SIGHUP)
             await running.logged("rolling_restart_done")
-            started = time.monotonic()
-            running.signal(signal.SIGTERM)
-            assert await client.is_closed()
-            assert await running.ended() == 0
-            assert time.monotonic() - started < 5
+            with patient_clock() as clock:
+                started = clock()
+                running.signal(signal.SIGTERM)
+                assert await client.is_closed()
+                assert await running.ended() == 0
+                assert clock() - started < 5
     assert running.count("drain_timed_out") == 1
 
 
@@ -194,7 +197,7 @@ async def test_replaced_processes_do_not_pile_up() -> None:
             await running.logged("rolling_restart_done", times=restart)
         assert await hanging[0].is_closed()
         await running.logged("drain_timed_out")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while len(running.children()) != 3:  # noqa: ASYNC110  one that has ended is a child until it is waited for
                 await asyncio.sleep(0.02)
         assert running.count("drain_timed_out") == 1
@@ -209,10 +212,11 @@ async def test_second_signal_ends_everything_at_once() -> None:
             await client.answer(head_only=True)
             running.signal(signal.SIGINT)
             await running.logged("stopping")
-            started = time.monotonic()
-            running.signal(signal.SIGINT)
-            assert await running.ended() == 1
-            assert time.monotonic() - started < 10, "nobody waited for the drain"
+            with patient_clock() as clock:
+                started = clock()
+                running.signal(signal.SIGINT)
+                assert await running.ended() == 1
+                assert clock() - started < 10, "nobody waited for the drain"
         await wait_gone(children)
 
 
@@ -221,7 +225,7 @@ async def test_signal_during_the_start_stops_it() -> None:
         while not running.children():  # noqa: ASYNC110  nothing is logged that early
             await asyncio.sleep(0.01)
         running.signal(signal.SIGTERM)
-        assert await running.ended(timeout_s=5) == 0
+        assert await running.ended() == 0
 
 
 async def test_taken_port_is_named_with_the_way_out() -> None:
