@@ -110,7 +110,7 @@ async def stopped(process_id: int) -> AsyncIterator[None]:
         os.kill(process_id, signal.SIGCONT)
 
 
-async def wait_gone(process_ids: list[int], *, timeout_s: float = 5.0) -> None:
+async def wait_gone(process_ids: list[int], *, timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while any(_runs(process_id) for process_id in process_ids):
         assert time.monotonic() < deadline, f"of {process_ids} some still run"
@@ -133,7 +133,7 @@ class Load:
     failures: list[str] = field(default_factory=list)
     answered_by: set[int] = field(default_factory=set)
     path: str = "/process"
-    patience_s: float = 10.0
+    patience_s: float = 30.0
     is_over: bool = False
 
     async def run(self, *, keeping: int, fresh: int) -> None:

@@ -56,7 +56,7 @@ class Client:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def answer(self, *, head_only: bool = False, timeout_s: float = 10.0) -> Answer:
+    async def answer(self, *, head_only: bool = False, timeout_s: float = 30.0) -> Answer:
         async with asyncio.timeout(timeout_s):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
             start_line, *lines = head.split("\r\n")[:-2]
@@ -77,7 +77,7 @@ class Client:
         await self.reader.readexactly(2)
         return body
 
-    async def rest(self, *, timeout_s: float = 10.0) -> bytes:
+    async def rest(self, *, timeout_s: float = 30.0) -> bytes:
         """Everything until the server closes; a reset ends it too."""
         data = b""
         async with asyncio.timeout(timeout_s):
@@ -86,7 +86,7 @@ class Client:
                     data += piece
         return data
 
-    async def is_closed(self, *, timeout_s: float = 10.0) -> bool:
+    async def is_closed(self, *, timeout_s: float = 30.0) -> bool:
         return await self.rest(timeout_s=timeout_s) == b""
 
     async def close(self) -> None:

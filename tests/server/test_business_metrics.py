@@ -114,7 +114,7 @@ async def _moderate(client: aiohttp.ClientSession, ctx: Context, person: Person)
 
 
 async def _until_metered(served: Served) -> dict[Series, float]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             samples = await scrape(served)
             if total(samples, "zenzefi_sessions_opened_total") >= 1:

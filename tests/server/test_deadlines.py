@@ -283,6 +283,6 @@ def test_head_is_due_from_when_it_is_its_turn() -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  what is waited for is the server's state, which tells nobody
             await asyncio.sleep(0.02)
