@@ -45,7 +45,7 @@ class WorkerProcess:
             await asyncio.sleep(0.02)
         raise AssertionError(f"no {event} {members} in {timeout_s} s:\n{self._log_path.read_text()}")
 
-    async def end(self, signal_number: int, *, timeout_s: float = 10) -> float:
+    async def end(self, signal_number: int, *, timeout_s: float = 30) -> float:
         """Send a signal; the seconds until the process was gone."""
         started = time.monotonic()
         self.process.send_signal(signal_number)
@@ -105,7 +105,7 @@ async def worker_here(
         await worker.take_leave()
 
 
-async def until(is_so: Callable[[], Awaitable[bool]], *, timeout_s: float = 20) -> None:
+async def until(is_so: Callable[[], Awaitable[bool]], *, timeout_s: float = 30) -> None:
     """Wait until it is so."""
     async with asyncio.timeout(timeout_s):
         while True:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from zenzefi.infra import facts
 from zenzefi.jobs import Job
 
 
-async def scrape(port: int, *, timeout_s: float = 10) -> dict[Series, float]:
+async def scrape(port: int, *, timeout_s: float = 30) -> dict[Series, float]:
     async with asyncio.timeout(timeout_s), aiohttp.ClientSession() as client:
         while True:
             try:
@@ -30,14 +31,18 @@ async def scrape(port: int, *, timeout_s: float = 10) -> dict[Series, float]:
                 await asyncio.sleep(0.1)
 
 
-async def until_facts_are_shown(port: int) -> dict[Series, float]:
-    """The metrics once the worker has read what the jobs have found."""
-    async with asyncio.timeout(10):
+async def scrape_until(port: int, is_shown: Callable[[dict[Series, float]], bool]) -> dict[Series, float]:
+    """The metrics once they show it."""
+    async with asyncio.timeout(60):
         while True:
             samples = await scrape(port)
-            if total(samples, "zenzefi_facts_read_timestamp_seconds"):
+            if is_shown(samples):
                 return samples
             await asyncio.sleep(0.05)
+
+
+def facts_are_read(samples: dict[Series, float]) -> bool:
+    return total(samples, "zenzefi_facts_read_timestamp_seconds") > 0
 
 
 async def test_a_new_worker_tells_of_what_others_did_before_it(
@@ -55,7 +60,7 @@ async def test_a_new_worker_tells_of_what_others_did_before_it(
     port = find_free_port()
     with run_worker(worker_env | {"WORKER_METRICS_PORT": str(port)}, tmp_path, ["-m", "workers"]) as worker:
         await worker.wait_for("job_done", job=Job.TAKE_SNAPSHOT.value)
-        samples = await until_facts_are_shown(port)
+        samples = await scrape_until(port, facts_are_read)
         await worker.end(signal.SIGKILL)
     # One of them is a job of the other queue, which this worker never runs.
     for job in (Job.INSPECT_LEDGER, hourly):
@@ -77,13 +82,18 @@ async def test_worker_tells_of_its_jobs_and_a_second_one_takes_the_port_over(
     env = worker_env | {"WORKER_METRICS_PORT": str(port)}
     with run_worker(env, tmp_path, ["-m", "workers"]) as first:
         await first.wait_for("worker_started")
+        asked_s = time.time()
         await worker_ctx.queue.enqueue(Job.END_EXPIRED_TOKENS)
-        done = await first.wait_for("job_done", job=Job.END_EXPIRED_TOKENS.value)
-        samples = await scrape(port)
+        await first.wait_for("job_done", job=Job.END_EXPIRED_TOKENS.value)
+
+        def success_is_shown(samples: dict[Series, float]) -> bool:
+            # What was read from the database before the end of the job may be shown once more after it.
+            last = total(samples, "zenzefi_job_last_success_timestamp_seconds", name=Job.END_EXPIRED_TOKENS)
+            return last > asked_s - 2  # by the database's clock or the machine's
+
+        samples = await scrape_until(port, success_is_shown)
         assert total(samples, "zenzefi_jobs_total", name=Job.END_EXPIRED_TOKENS, result="done") >= 1
         assert total(samples, "zenzefi_job_duration_seconds_count", name=Job.END_EXPIRED_TOKENS) >= 1
-        last = total(samples, "zenzefi_job_last_success_timestamp_seconds", name=Job.END_EXPIRED_TOKENS)
-        assert 0 <= time.time() - last < 20, done
         assert total(samples, "process_start_time_seconds", process="0") <= time.time()
         with run_worker(env, tmp_path, ["-m", "workers"]) as second:
             refused = await second.wait_for("metrics_not_served")

@@ -74,10 +74,10 @@ async def test_state_tells_what_is_due_and_not_what_runs(worker_ctx: Context) ->
         assert (state[Queue.DEFAULT].workers, state[Queue.HEAVY].workers) == (1, 0)
         await worker_ctx.queue.enqueue(HEAVY_JOB)
         await worker_ctx.redis.run("ZADD", queue_key(Queue.HEAVY), 1e15, "not-due-yet")
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.2)
         heavy = (await queue_state(worker_ctx))[Queue.HEAVY]
         assert heavy.waiting == 1
-        assert 0.05 <= heavy.oldest_age_s < 10
+        assert 0.05 <= heavy.oldest_age_s < 30
         notes.may_end.set()
     assert (await queue_state(worker_ctx))[Queue.DEFAULT].workers == 0
 
