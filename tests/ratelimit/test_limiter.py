@@ -197,6 +197,21 @@ def test_no_to_a_question_asked_ahead_refuses_nobody() -> None:
     assert subject.spend(0.97) is None, "the next one asks for itself"
 
 
+def test_what_a_late_answer_says_of_waiting_counts_from_when_it_is_heard() -> None:
+    refused = Subject(terms(100, 60), "test")
+    admitted = Subject(terms(100, 60, most=2, lease_s=1.0), "test")
+    refusal = Charge(admitted=0, free=0, retry_after_s=30.0, next_free_s=0.0, stamp=b"8", ring=b"1")
+    refused.settle(refusal, refused.request(0.0), sent_at=0.0, now=5.0)
+    with pytest.raises(RateLimitExceeded) as error:
+        refused.spend_alone(5.0)
+    assert error.value.headers["Retry-After"] == "30"
+    answer = Charge(admitted=2, free=0, retry_after_s=0.0, next_free_s=30.0, stamp=b"8", ring=b"1")
+    admitted.settle(answer, admitted.request(0.0), sent_at=0.0, now=0.5)
+    decision = admitted.spend(0.5)
+    assert decision is not None
+    assert decision.reset_s == 30
+
+
 def test_few_permits_of_a_limit_that_is_nearly_reached_do_not_replace_more() -> None:
     subject = busy_subject()
     ahead = subject.request_ahead(0.9)

@@ -237,10 +237,11 @@ class Subject:
             self.permits = kept + charge.admitted
             self.leased_at = sent_at
             self.stamp = charge.stamp
-            self.next_free_at = sent_at + charge.next_free_s
+            self.next_free_at = now + charge.next_free_s
             self.denied_until = self.retry_at = 0.0
         else:
-            self.retry_at = sent_at + charge.retry_after_s
+            # It lies before the hearing, too: who comes back as long after that as was said does not come too early.
+            self.retry_at = now + charge.retry_after_s
             self.denied_until = sent_at + min(charge.retry_after_s, DENIAL_S)
 
     def _make_way(self, charge: Charge, now: float) -> bool:
